@@ -1,0 +1,94 @@
+"""The shape of Kubernetes objects, and the small accessors that everything else shares."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from datetime import UTC, datetime
+from typing import Any, Literal, TypedDict
+
+Object = dict[str, Any]
+"""A Kubernetes object in its JSON shape."""
+
+
+class WatchEvent(TypedDict):
+    """One element of a watch stream. An ERROR event carries a `Status`; a BOOKMARK only kind and resourceVersion."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
+    object: Object
+
+
+def name_of(obj: Object) -> str:
+    return str(obj["metadata"]["name"])
+
+
+def namespace_of(obj: Object) -> str | None:
+    """The object's namespace; None for a cluster-scoped one."""
+    return obj["metadata"].get("namespace")
+
+
+def uid_of(obj: Object) -> str:
+    return str(obj["metadata"]["uid"])
+
+
+def key_of(obj: Object) -> str:
+    """`namespace/name`, or `name` for a cluster-scoped object: the key of caches and work queues."""
+    namespace = namespace_of(obj)
+    return f"{namespace}/{name_of(obj)}" if namespace else name_of(obj)
+
+
+def split_key(key: str) -> tuple[str | None, str]:
+    """The inverse of `key_of`: (namespace or None, name)."""
+    namespace, slash, name = key.rpartition("/")
+    return (namespace if slash else None), name
+
+
+def labels_of(obj: Object) -> dict[str, str]:
+    return obj["metadata"].get("labels") or {}
+
+
+def annotations_of(obj: Object) -> dict[str, str]:
+    return obj["metadata"].get("annotations") or {}
+
+
+def is_deleting(obj: Object) -> bool:
+    return bool(obj["metadata"].get("deletionTimestamp"))
+
+
+def copy_of(obj: Object) -> Object:
+    """A deep copy that may be changed."""
+    return deepcopy(obj)
+
+
+def now() -> str:
+    """The present as `metav1.Time`: RFC 3339, UTC, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def now_micro() -> str:
+    """The present as `metav1.MicroTime`: RFC 3339, UTC, exactly six digits."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime:
+    """A `metav1.Time` or `MicroTime` as an aware datetime. Raises ValueError."""
+    return datetime.fromisoformat(text)
+
+
+def controller_of(obj: Object) -> Object | None:
+    """The owner reference with `controller: true`, if there is one."""
+    for reference in obj["metadata"].get("ownerReferences") or ():
+        if reference.get("controller"):
+            return dict(reference)
+    return None
+
+
+def owner_reference(owner: Object, *, controller: bool = True, block: bool = True) -> Object:
+    """An owner reference to `owner`, to be put in a child's `metadata.ownerReferences`."""
+    return {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": name_of(owner),
+        "uid": uid_of(owner),
+        "controller": controller,
+        "blockOwnerDeletion": block,
+    }
