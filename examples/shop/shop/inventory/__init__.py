@@ -1,0 +1,1 @@
+"""Inventory: what there is to buy, and how many are left."""

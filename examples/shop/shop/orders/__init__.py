@@ -1,0 +1,1 @@
+"""Orders: takes them, and follows each to its end."""

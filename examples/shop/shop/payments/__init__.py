@@ -1,0 +1,1 @@
+"""Payments: charge a card once per order."""
