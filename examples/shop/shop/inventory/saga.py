@@ -51,9 +51,7 @@ async def on_order_placed(event: OrderPlaced, session: AsyncSession) -> None:
 async def on_payment_declined(event: PaymentDeclined, session: AsyncSession) -> None:
     """Compensate: the goods go back on the shelf, once."""
     reservation = (
-        await session.execute(
-            select(reservations).where(reservations.c.order_id == event.order_id).with_for_update()
-        )
+        await session.execute(select(reservations).where(reservations.c.order_id == event.order_id).with_for_update())
     ).first()
     if reservation is None or reservation.status != "reserved":
         return

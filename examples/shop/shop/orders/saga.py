@@ -12,9 +12,7 @@ from shop.orders.tables import orders
 async def settle(session: AsyncSession, order_id: int, status: str, reason: str | None = None) -> None:
     """Move a pending order to its final state; any other order stays as it is."""
     await session.execute(
-        update(orders)
-        .where(orders.c.id == order_id, orders.c.status == "pending")
-        .values(status=status, reason=reason)
+        update(orders).where(orders.c.id == order_id, orders.c.status == "pending").values(status=status, reason=reason)
     )
 
 

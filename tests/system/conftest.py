@@ -1,0 +1,34 @@
+"""A whole system, as a user runs it. One shop serves the tests of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.harness import ROOT, System, until
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The shop, Ready."""
+    system = System(tmp_path_factory.mktemp("shop"))
+    try:
+        system.sampan("up", str(ROOT / "examples/shop"), "--detach")
+        yield system
+    finally:
+        system.sampan("down", check=False)
+        until(lambda: not system.processes(), 15, "every process of the shop has ended")
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[System]:
+    """A cluster with nothing in it."""
+    system = System(tmp_path)
+    try:
+        system.sampan("up", "--detach")
+        yield system
+    finally:
+        system.sampan("down", check=False)
+        until(lambda: not system.processes(), 15, "every process of the cluster has ended")

@@ -1,0 +1,111 @@
+"""A directory with its own cluster, driven as a user drives it: the command line, kubectl, HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Wait until `condition` is true and give its value; fail with `what` otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {what}")
+        time.sleep(0.1)
+
+
+class System:
+    """A directory with its own cluster, driven through the `sampan` command and kubectl."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def sampan(self, *arguments: str, check: bool = True, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "sampan", *arguments],
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode:
+            pytest.fail(f"sampan {' '.join(arguments)} ended {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def kubectl(self, *arguments: str, check: bool = True, timeout: float = 60, stdin: str | None = None) -> str:
+        if not shutil.which("kubectl"):
+            pytest.skip("kubectl is not on this machine")
+        done = subprocess.run(
+            ["kubectl", *arguments],
+            env={**os.environ, "KUBECONFIG": str(self.directory / ".sampan/kubeconfig")},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            input=stdin,
+        )
+        if check and done.returncode:
+            pytest.fail(f"kubectl {' '.join(arguments)} ended {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done.stdout if check else done.stdout + done.stderr
+
+    def objects(self, *arguments: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = json.loads(self.kubectl("get", *arguments, "-o", "json"))["items"]
+        return items
+
+    @property
+    def info(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.directory / ".sampan/cluster.json").read_text())
+        return found
+
+    @property
+    def url(self) -> str:
+        return str(self.info["ingress"]).rstrip("/")
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+            return json.load(reply)
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            data=json.dumps(body).encode(),
+            headers={"content-type": "application/json", **headers},
+            method="POST",
+        )
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return json.load(reply)
+
+    def processes(self) -> list[int]:
+        """Ids of processes that have this directory in their command line or environment."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if str(self.directory / ".sampan").encode() in text:
+                found.append(int(entry.name))
+        return found
+
+    def kill_cluster(self) -> None:
+        os.kill(int(self.info["pid"]), signal.SIGKILL)
