@@ -14,8 +14,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    from sampan import model
+    from importlib import import_module
 
+    model = import_module("sampan.model")
     if name in model.__all__:
         return getattr(model, name)
     raise AttributeError(f"module 'sampan' has no attribute {name!r}")

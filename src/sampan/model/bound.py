@@ -1,0 +1,98 @@
+"""What stands behind a handle once it is bound: the protocols a service process implements. Types only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+T = TypeVar("T")
+
+
+class BoundDatabase(Protocol):
+    """`session` leaves committing to its user; `transaction` commits on leaving and rolls back on an exception."""
+
+    def session(self) -> AbstractAsyncContextManager[AsyncSession]: ...
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncSession]: ...
+
+
+class BoundCache(Protocol):
+    """`ttl` is in seconds; None keeps the entry until it is evicted."""
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def set(self, key: str, value: bytes | str, ttl: float | None = None) -> None: ...
+
+    async def delete(self, key: str) -> None: ...
+
+
+class BoundTopic(Protocol):
+    """With a session the event goes to its outbox, without one straight to the broker."""
+
+    async def publish(self, event: Any, session: AsyncSession | None = None) -> None: ...
+
+
+class BoundBucket(Protocol):
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def put(self, key: str, data: bytes, content_type: str | None = None) -> None: ...
+
+    async def delete(self, key: str) -> None: ...
+
+    def list(self, prefix: str = "") -> AsyncIterator[str]: ...
+
+
+class BoundSecret(Protocol):
+    """Raises KeyError for an unknown key."""
+
+    def __getitem__(self, key: str) -> str: ...
+
+
+class BoundConfig(Protocol):
+    """`on_change` calls back with the new value and returns a function that ends that."""
+
+    @property
+    def value(self) -> Any: ...
+
+    def on_change(self, callback: Callable[[Any], None]) -> Callable[[], None]: ...
+
+
+class Reply(Protocol):
+    """The reply of another service."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def body(self) -> bytes: ...
+
+    def json(self) -> Any: ...
+
+    def decode(self, type: type[T]) -> T: ...
+
+
+class ServiceClient(Protocol):
+    """Calls another service over HTTP. Paths are relative to its root; `timeout` is in seconds.
+
+    Every method takes `headers`, `params` and `timeout`; those with a body take `json` or `data` and `idempotency_key`.
+    """
+
+    async def request(self, method: str, path: str, **options: Any) -> Reply: ...
+
+    async def get(self, path: str, **options: Any) -> Reply: ...
+
+    async def post(self, path: str, **options: Any) -> Reply: ...
+
+    async def put(self, path: str, **options: Any) -> Reply: ...
+
+    async def patch(self, path: str, **options: Any) -> Reply: ...
+
+    async def delete(self, path: str, **options: Any) -> Reply: ...

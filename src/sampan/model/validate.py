@@ -1,0 +1,359 @@
+"""Finds every mistake in an application. Reads the user's modules as text; imports none."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from sampan.model import graph, settings, syntax
+from sampan.model.application import Application, Job, Service, Workload
+from sampan.model.handles import Config, Database, Grant, Handle, Secret, Topic
+from sampan.model.imports import check_handler, check_import
+from sampan.model.problems import Problem
+from sampan.model.values import Environment, Probe, Resources, Scale
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
+
+    from sampan.model.location import Location
+
+ENGINES = ("mysql", "postgresql", "sqlite")
+RESERVED_ENV = {"PORT", "POD_NAME", "POD_NAMESPACE", "POD_IP", "SERVICE_BINDING_ROOT"}
+RESERVED_ENV |= {f"SAMPAN_{name}" for name in ("APP", "ENVIRONMENT", "VERSION", "CONFIG_ROOT")}
+MESSAGING = "messaging"
+SUFFIX = {"database": "db", "cache": "cache"}
+
+
+def check(app: Application) -> list[Problem]:
+    """Every problem, errors before warnings, otherwise in the order of the checks below."""
+    report = _Report()
+    for one in CHECKS:
+        one(app, report)
+    return sorted(report.problems, key=lambda problem: problem.severity != "error")
+
+
+class _Report:
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def __call__(
+        self,
+        message: str,
+        location: Location | None,
+        remedy: str,
+        severity: Literal["error", "warning"] = "error",
+    ) -> None:
+        self.problems.append(Problem(message, location, remedy, severity))
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """`did you mean "x"?`, or the list of what is known."""
+    close = difflib.get_close_matches(str(word), known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known) or 'none'}"
+
+
+def _names(app: Application, report: _Report) -> None:
+    things: list[tuple[str, Any, int]] = [("application", app, 50)]
+    things += [("service", service, 50) for service in app.services]
+    things += [("job", job, 50) for job in app.jobs]
+    things += [(handle.kind, handle, 50) for handle in app.handles]
+    things += [("environment", environment, 12) for environment in app.environments]
+    for kind, thing, longest in things:
+        if wrong := syntax.label(thing.name, longest):
+            report(
+                f"the name of {kind} {thing.name!r} {wrong}",
+                thing.location,
+                "use lower-case letters, digits and hyphens, starting with a letter: "
+                f'"{syntax.suggest_label(thing.name, longest)}"',
+            )
+    taken: dict[tuple[str, str], Any] = {}
+    for kind, thing, _ in things:
+        # Services and jobs share the names of pods; the other kinds each have their own.
+        key = ("workload" if kind in ("service", "job") else kind, thing.name)
+        if (other := taken.setdefault(key, thing)) is not thing:
+            report(
+                f"{kind} {thing.name!r} is declared twice, first at {other.location}",
+                thing.location,
+                "use the one declared first, or give this one another name",
+            )
+    backings: dict[str, Handle | None] = {f"{h.name}-{SUFFIX[h.kind]}": h for h in app.handles if h.kind in SUFFIX}
+    backings |= dict.fromkeys([MESSAGING], next((h for h in app.handles if h.kind == "topic"), None))
+    for workload in app.workloads:
+        if handle := backings.get(workload.name):
+            report(
+                f"{workload.kind} {workload.name!r} has the name of the server behind {handle!r}",
+                workload.location,
+                "give it another name",
+            )
+
+
+def _resources_used(app: Application, report: _Report) -> None:
+    for workload in app.workloads:
+        for use in workload.uses:
+            if isinstance(use, Grant):
+                if use.access not in use.handle.access:
+                    report(
+                        f"{workload!r} uses {use.handle!r} with {use.access!r}",
+                        use.location,
+                        f"a {use.handle.kind} grants: {', '.join(use.handle.access)}",
+                    )
+            elif isinstance(use, Handle) and not isinstance(use, (Config, Secret)):
+                ways = " or ".join(f".{access}({'...' if access == 'subscribe' else ''})" for access in use.access)
+                report(
+                    f"{workload!r} uses {use!r} without saying how",
+                    workload.location,
+                    f"say what it may do with it: {ways}",
+                )
+            elif isinstance(use, Workload):
+                report(
+                    f"{workload!r} names {use!r} in `uses`",
+                    workload.location,
+                    f"another service is called, not used: calls=[{use.name}]",
+                )
+            elif not isinstance(use, Handle):
+                report(
+                    f"{workload!r} uses {use!r}, which is not a resource",
+                    workload.location,
+                    "`uses` takes grants such as db.read_write(), configuration and secrets",
+                )
+
+
+def _calls(app: Application, report: _Report) -> None:
+    declared = {service.name: service for service in app.services}
+    for workload in app.workloads:
+        for call in workload.calls:
+            name = call if isinstance(call, str) else getattr(call, "name", repr(call))
+            ours = declared.get(name)
+            if ours is None or (not isinstance(call, str) and ours is not call):
+                report(
+                    f"{workload!r} calls {name!r}, which is not a service of {app!r}",
+                    workload.location,
+                    nearest(name, sorted(declared))
+                    if isinstance(call, str)
+                    else f"add it to services=[...] of the application declared at {app.location}",
+                )
+            elif ours.asgi is None:
+                report(
+                    f"{workload!r} calls {name!r}, which serves no HTTP",
+                    workload.location,
+                    f'give {ours!r} an application (asgi="module:attribute"), or speak to it through a topic',
+                )
+    for cycle in graph.cycles(app):
+        first = declared[cycle[0]]
+        report(
+            f"services call each other in a circle: {' -> '.join(cycle)}",
+            first.location,
+            "turn one of these calls into an event (a Topic), or move what both need into a third service",
+        )
+
+
+def _public(app: Application, report: _Report) -> None:
+    for environment in app.environments or [app.environment("dev")]:
+        claimed: dict[tuple[str, str], Service] = {}
+        for base in app.services:
+            service: Service = base.overridden(_overrides(environment, base))
+            if service.public and service.asgi is None:
+                report(
+                    f"{base!r} is public but serves no HTTP",
+                    base.location,
+                    'give it asgi="module:attribute", or remove public=',
+                )
+            for route in service.public:
+                if not route.path.startswith("/"):
+                    report(
+                        f"{base!r} has the public path {route.path!r}",
+                        base.location,
+                        f'a path starts with a slash: "/{route.path}"',
+                    )
+                key = (route.host or environment.host or "", route.path.rstrip("/") or "/")
+                other = claimed.setdefault(key, base)
+                if other is not base:
+                    report(
+                        f"{base!r} and {other!r} both claim the public path {key[0] + key[1]!r}"
+                        f" in environment {environment.name!r}",
+                        base.location,
+                        f"give one of them another path or host; {other!r} is declared at {other.location}",
+                    )
+
+
+def _imports(app: Application, report: _Report) -> None:
+    for workload in app.workloads:
+        named = workload.asgi if isinstance(workload, Service) else workload.run if isinstance(workload, Job) else None
+        if named is not None and (wrong := check_import(named)):
+            what = "asgi" if isinstance(workload, Service) else "run"
+            report(f"{workload!r}: {what}={named!r} {wrong[0]}", workload.location, wrong[1])
+        for grant in workload.grants:
+            if grant.access != "subscribe" or not isinstance(grant.handle, Topic):
+                continue
+            if wrong := check_handler(grant.handler, grant.handle.type):
+                report(
+                    f"{workload!r} handles {grant.handle!r} with {grant.handler!r}, which {wrong[0]}",
+                    grant.location,
+                    wrong[1],
+                )
+
+
+def _topics(app: Application, report: _Report) -> None:
+    for topic in (handle for handle in app.handles if isinstance(handle, Topic)):
+        if not graph.publishers(app, topic):
+            report(f"nothing publishes {topic!r}", topic.location, f"add {topic.name}.publish() to `uses`", "warning")
+        if not graph.subscribers(app, topic):
+            report(
+                f"nothing subscribes to {topic!r}",
+                topic.location,
+                "its events are kept until they expire; add a subscribe(...), or remove the topic",
+                "warning",
+            )
+    for job in app.jobs:
+        for grant in job.grants:
+            if grant.access == "subscribe":
+                report(f"{job!r} subscribes to {grant.handle!r}", grant.location, "only a service can consume a topic")
+
+
+def _values(app: Application, report: _Report) -> None:
+    for workload in app.workloads:
+        _workload_values(workload, workload.location, "", report)
+        for environment in app.environments:
+            if override := _overrides(environment, workload):
+                _workload_values(
+                    workload.overridden(override), environment.location, f" in environment {environment.name!r}", report
+                )
+    for database in app.databases:
+        if database.engine not in ENGINES:
+            report(
+                f"{database!r} has the engine {database.engine!r}",
+                database.location,
+                nearest(database.engine, list(ENGINES)),
+            )
+
+
+def _workload_values(workload: Any, location: Location, where: str, report: _Report) -> None:
+    def wrong(message: str, remedy: str) -> None:
+        report(f"{workload!r}{where} {message}", location, remedy)
+
+    _resource_values(workload.resources, wrong)
+    for name in sorted(RESERVED_ENV & workload.env.keys()):
+        wrong(f"sets {name}, which Sampan sets", "use another name")
+    for name, value in workload.env.items():
+        if not isinstance(value, str):
+            wrong(f"sets {name} to {value!r}", f'environment variables are text: "{value}"')
+    if isinstance(workload, Service):
+        _scale_values(workload.scale, wrong)
+        if not 1 <= workload.port <= 65535:
+            wrong(f"has the port {workload.port}", "a port is 1 to 65535")
+        for probe in (workload.readiness, workload.liveness, workload.startup):
+            _probe_values(probe, wrong)
+        if workload.asgi is None and not any(grant.access == "subscribe" for grant in workload.grants):
+            wrong("does nothing", 'give it an application (asgi="module:attribute") or a topic to subscribe to')
+    elif workload.schedule is not None and (mistake := syntax.schedule(workload.schedule)):
+        wrong(f"has the schedule {workload.schedule!r}: {mistake}", 'for example "0 3 * * *": every day at 03:00')
+
+
+def _scale_values(scale: Scale, wrong: Callable[[str, str], None]) -> None:
+    if scale.minimum < 1:
+        wrong(f"has at least {scale.minimum} instances", "the minimum is 1 or more")
+    if scale.most < max(scale.minimum, 1):
+        wrong(f"scales from {scale.minimum} to {scale.maximum}", "the maximum is not below the minimum")
+    for name, target in (("cpu", scale.cpu), ("memory", scale.memory)):
+        if target is not None and not 1 <= target <= 100:
+            wrong(f"scales at {name}={target}", "a target is a percentage of the request, 1 to 100")
+    if scale.most <= scale.minimum and (scale.cpu or scale.memory):
+        wrong("has a scaling target but nothing to scale to", "set a maximum above the minimum: Scale(3, 10, cpu=50)")
+
+
+def _resource_values(resources: Resources, wrong: Callable[[str, str], None]) -> None:
+    asked = {"cpu": resources.cpu, "memory": resources.memory}
+    for label, values in (("requests", asked), ("limits", dict(resources.limits or {}))):
+        for name, text in values.items():
+            if not syntax.quantity(text):
+                wrong(f"{label} {name} {text!r}", 'a quantity looks like "250m" (cpu) or "128Mi" (memory)')
+    for name, text in (resources.limits or {}).items():
+        limit, request = syntax.quantity(text), syntax.quantity(asked.get(name, "0"))
+        if limit is not None and request is not None and limit < request:
+            wrong(f"limits {name} to {text}, less than the {asked[name]} it requests", "raise the limit")
+
+
+def _probe_values(probe: Probe, wrong: Callable[[str, str], None]) -> None:
+    if not probe.path.startswith("/"):
+        wrong(f"has the probe path {probe.path!r}", "a path starts with a slash")
+    if min(probe.period, probe.timeout, probe.failures) < 1 or probe.delay < 0:
+        wrong(f"has the probe {probe!r}", "period, timeout and failures are 1 or more, delay 0 or more")
+
+
+def _overrides(environment: Environment, thing: Any) -> dict[str, Any]:
+    return dict(environment.values.get(thing, {}))
+
+
+def _environments(app: Application, report: _Report) -> None:
+    known: list[Any] = [*app.workloads, *app.handles]
+    for environment in app.environments:
+        for thing, override in environment.values.items():
+            if not any(thing is one for one in known):
+                report(
+                    f"environment {environment.name!r} overrides {thing!r}, which {app!r} does not have",
+                    environment.location,
+                    "use the service, job or handle object the application is made of",
+                )
+                continue
+            allowed = _overridable(thing)
+            for name in sorted(set(override) - set(allowed)):
+                report(
+                    f"environment {environment.name!r} overrides {name!r} of {thing!r}, which it does not have",
+                    environment.location,
+                    nearest(name, sorted(allowed)),
+                )
+    for config in (handle for handle in app.handles if isinstance(handle, Config)):
+        if settings.fields(config.type) is None:
+            report(
+                f"{config!r} has the type {config.type!r}, which has no fields",
+                config.location,
+                "use a msgspec Struct, a dataclass or a pydantic model",
+            )
+            continue
+        for name in sorted(set(config.values) - set(_overridable(config))):
+            report(f"{config!r} has no field {name!r}", config.location, nearest(name, sorted(_overridable(config))))
+        for environment in app.environments or [app.environment("dev")]:
+            override = {k: v for k, v in _overrides(environment, config).items() if k in _overridable(config)}
+            if wrong := settings.mistake(config, override):
+                report(
+                    f"{config!r} in environment {environment.name!r}: {wrong}",
+                    environment.location if override else config.location,
+                    "give values that its type accepts, there or as Config(name, type, {field: value})",
+                )
+
+
+def _overridable(thing: Any) -> frozenset[str]:
+    if isinstance(thing, Workload):
+        return thing.overridable
+    if isinstance(thing, Config):
+        return frozenset(settings.fields(thing.type) or ())
+    return frozenset({"engine"}) if isinstance(thing, Database) else frozenset()
+
+
+def _patches(app: Application, report: _Report) -> None:
+    known = sorted({"dev", *(environment.name for environment in app.environments)})
+    targets: list[Any] = [app, *app.workloads, *app.handles]
+    for patch in app.patches:
+        for name in patch.environments:
+            if name not in known:
+                report(f"a patch is for environment {name!r}, which is unknown", patch.location, nearest(name, known))
+        if not any(patch.target is target for target in targets):
+            report(
+                f"a patch is for {patch.target!r}, which {app!r} does not have",
+                patch.location,
+                "patch a service, job or resource of the application, or the application itself",
+            )
+
+
+CHECKS: list[Callable[[Application, _Report], None]] = [
+    _names,
+    _resources_used,
+    _calls,
+    _public,
+    _imports,
+    _topics,
+    _values,
+    _environments,
+    _patches,
+]

@@ -1,0 +1,80 @@
+"""The plain values of a declaration: sizes, probes, routes and environments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sampan.model.location import Location, here
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many instances. `cpu` and `memory` are targets in percent of the request; cpu=80 if neither is set."""
+
+    minimum: int = 1
+    maximum: int | None = None
+    cpu: int | None = None
+    memory: int | None = None
+
+    @property
+    def most(self) -> int:
+        return self.minimum if self.maximum is None else self.maximum
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Requests as Kubernetes quantities. `limits` overrides the limits, which are twice the request otherwise."""
+
+    cpu: str = "50m"
+    memory: str = "128Mi"
+    limits: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An HTTP probe; times are in seconds."""
+
+    path: str
+    period: int = 5
+    timeout: int = 2
+    failures: int = 3
+    delay: int = 0
+
+
+@dataclass(frozen=True)
+class Route:
+    """A public path prefix, on `host` or the host of the environment. `rewrite` replaces the prefix."""
+
+    path: str
+    host: str | None = None
+    rewrite: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Environment:
+    """A place the application runs in, with what differs there.
+
+    `values` maps a service, job, database or configuration to the fields it overrides. `namespace` defaults to the
+    name of the application in `dev` and NAME-ENVIRONMENT elsewhere; `local` says whether backing stores run beside the
+    services (so in `dev` unless said otherwise). `registry` prefixes image names, `tag` is their tag.
+    """
+
+    name: str
+    host: str | None = None
+    namespace: str | None = None
+    values: Mapping[Any, Mapping[str, Any]] = field(default_factory=dict)
+    registry: str | None = None
+    tag: str | None = None
+    tls_secret: str | None = None
+    ingress_class: str | None = None
+    monitoring_namespace: str = "monitoring"
+    local: bool | None = None
+    location: Location = field(default_factory=here)
+
+    @property
+    def is_local(self) -> bool:
+        return self.name == "dev" if self.local is None else self.local
