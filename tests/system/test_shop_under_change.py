@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -67,12 +68,11 @@ def processes_of(shop: System, name: str) -> list[int]:
     assert pods, f"no pod of {name}"
     address = pods[0]["status"]["podIP"]
     found = []
-    for pid in os.listdir("/proc"):
-        if pid.isdigit():
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             try:
-                with open(f"/proc/{pid}/environ", "rb") as environ:
-                    if f"SAMPAN_POD_IP={address}\0".encode() in environ.read() + b"\0":
-                        found.append(int(pid))
+                if f"SAMPAN_POD_IP={address}\0".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
             except OSError:
                 continue
     assert found, f"no process of {name}"
