@@ -30,8 +30,8 @@ class User(Struct, frozen=True):
 class Context(Struct, frozen=True):
     """One write: what is being done, by whom, and a view of everything stored.
 
-    `get` and `list` also see writes that are still being made durable, so that an allocation (a cluster IP, a node port)
-    is never handed out twice. `list` takes None for all namespaces. What they return is shared: do not mutate it.
+    `get` and `list` also see writes that are still being made durable, so that an allocation (a cluster IP, a node
+    port) is never handed out twice. `list` takes None for all namespaces. What they return is shared: do not mutate it.
     `settings` are the cluster's own: `service_cidr` (such as "127.64.128.0/17"), `node_name`, `node_ip`.
     """
 
@@ -76,5 +76,5 @@ class Strategy:
         return {}
 
     def graceful_delete(self, obj: Object, options: Object) -> int | None:
-        """Seconds of grace before the object may be removed; None or 0 removes it at once. `options` are DeleteOptions."""
+        """Seconds of grace before the object may be removed; None or 0: at once. `options`: DeleteOptions."""
         return None
