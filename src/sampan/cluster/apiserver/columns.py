@@ -1,0 +1,32 @@
+"""What `kubectl get` shows: the columns of every kind, built-in ones from tables, custom ones from their CRD."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sampan.cluster.apiserver import columns_cluster, columns_network, columns_workloads
+from sampan.cluster.apiserver.columns_base import CREATED_AT, NAME, Column, human_duration
+from sampan.cluster.apiserver.columns_crd import crd_columns
+from sampan.kube.objects import Object
+
+if TYPE_CHECKING:
+    from sampan.kube.kinds import Resource
+
+__all__ = ["COLUMNS", "Column", "cells", "columns_for", "crd_columns", "human_duration"]
+
+COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
+    **columns_workloads.COLUMNS,
+    **columns_network.COLUMNS,
+    **columns_cluster.COLUMNS,
+}
+"""(group, kind) -> columns, whatever the version."""
+
+
+def columns_for(resource: Resource) -> list[Column]:
+    """The columns of a built-in kind; name and creation time for a kind without a row."""
+    return list(COLUMNS.get((resource.group, resource.kind), (NAME, CREATED_AT)))
+
+
+def cells(columns: list[Column], obj: Object) -> list[Any]:
+    """One row of a Table."""
+    return [column.value(obj) for column in columns]
