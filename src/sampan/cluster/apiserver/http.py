@@ -1,7 +1,7 @@
 """A small HTTP/1.1 server over TLS: limits, time-outs, streaming answers, upgrades. Knows nothing of Kubernetes.
 
 A handler gets an `HttpRequest` and either returns a `Response`, returns a `StreamResponse`, or calls `hijack()` and
-speaks another protocol from there on. Whatever a client sends, the answer is a whole HTTP answer or a closed connection.
+speaks another protocol from there on. Whatever a client sends, it gets a whole HTTP answer or a closed connection.
 """
 
 from __future__ import annotations
