@@ -1,0 +1,112 @@
+"""A program that binds 0.0.0.0 or :: in a pod gets the pod's address: seccomp user notification on bind(2).
+
+The container installs a filter that hands every bind() to its supervisor; the supervisor reads the address, and for a
+wildcard performs the bind itself on a duplicate of the socket, so that the program cannot change its mind in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+
+from sampan.cluster.kubelet import linux
+
+_LD, _JEQ, _RET = 0x20, 0x15, 0x06
+_ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
+_NOTIF = struct.Struct("=QIIiIQ6Q")  # id, pid, flags, nr, arch, instruction pointer, arguments
+_RESPONSE = struct.Struct("=QqiI")  # id, val, error, flags
+_RECV = 0xC0502100
+_SEND = 0xC0182101
+_CONTINUE = 1
+_IPV6_V6ONLY = 26
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def install() -> int:
+    """Filter the calling process and all it starts; the notification descriptor for the supervisor. OSError where the
+    kernel or a surrounding sandbox refuses."""
+    rows = [
+        (_LD, 0, 0, 4),  # architecture
+        (_JEQ, 1, 0, linux.AUDIT_ARCH),
+        (_RET, 0, 0, _ALLOW),
+        (_LD, 0, 0, 0),  # number of the call
+        (_JEQ, 0, 1, linux.NR_BIND),
+        (_RET, 0, 0, _NOTIFY),
+        (_RET, 0, 0, _ALLOW),
+    ]
+    code = b"".join(struct.pack("=HBBI", *row) for row in rows)
+    program = _Program(len(rows), code)
+    return linux.syscall(
+        linux.NR_SECCOMP,
+        ctypes.c_uint(_SET_MODE_FILTER),
+        ctypes.c_uint(_NEW_LISTENER),
+        ctypes.byref(program),
+        what="seccomp",
+    )
+
+
+def answer(listener: int, address: str, proc: int) -> None:
+    """Take one notification and answer it. `proc` is a descriptor of the supervisor's own /proc directory."""
+    buffer = bytearray(_NOTIF.size)
+    try:
+        fcntl.ioctl(listener, _RECV, buffer)
+    except OSError:
+        return  # the caller was killed before we looked
+    ident, pid, _, _, _, _, fd, pointer, length, *_ = _NOTIF.unpack(buffer)
+    error, flags = 0, _CONTINUE
+    try:
+        if _bind(pid, fd, linux.read_memory(pid, pointer, min(length, 128)), address, proc):
+            flags = 0
+    except OSError as failure:
+        if isinstance(failure, _BindError):
+            error, flags = -(failure.errno or 0), 0
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(listener, _SEND, bytearray(_RESPONSE.pack(ident, 0, error, flags)))
+
+
+class _BindError(OSError):
+    """bind() itself failed: the program is told so, as if it had called it."""
+
+
+def _bind(pid: int, fd: int, raw: bytes, address: str, proc: int) -> bool:
+    """Bind for the program; False if its own call is right as it stands."""
+    family = struct.unpack_from("=H", raw)[0] if len(raw) >= 16 else 0
+    port = struct.unpack_from("!H", raw, 2)[0] if family else 0
+    if port == 0:
+        return False  # a client's socket, most likely: tying it to the pod would cut it off
+    if family == socket.AF_INET and raw[4:8] == bytes(4):
+        host = address
+    elif family == socket.AF_INET6 and raw[8:24] == bytes(16):
+        host = f"::ffff:{address}"
+    else:
+        return False
+    duplicate = _socket_of(pid, fd, proc)
+    with duplicate:
+        target: tuple[str, int] = (host, port)
+        if family == socket.AF_INET6 and duplicate.getsockopt(socket.IPPROTO_IPV6, _IPV6_V6ONLY):
+            # IPv6 alone: pods have no IPv6 address. Any port of ::1 keeps the program content and others' ports free.
+            target = ("::1", 0)
+        try:
+            duplicate.bind(target)
+        except OSError as failure:
+            raise _BindError(failure.errno, failure.strerror) from failure
+    return True
+
+
+def _socket_of(pid: int, fd: int, proc: int) -> socket.socket:
+    status = os.open(f"{pid}/status", os.O_RDONLY, dir_fd=proc)
+    with os.fdopen(status) as lines:
+        leader = next((int(line.split()[1]) for line in lines if line.startswith("Tgid:")), pid)
+    pidfd = os.pidfd_open(leader)
+    try:
+        return socket.socket(fileno=linux.pidfd_getfd(pidfd, fd))
+    finally:
+        os.close(pidfd)

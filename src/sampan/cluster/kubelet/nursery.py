@@ -1,0 +1,111 @@
+"""The zygote process: imports the common libraries, then forks a supervisor for every container start.
+
+Runs as `python -m sampan.cluster.kubelet.nursery FD`; lives until the other end of FD closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+
+import msgspec
+
+from sampan.cluster.kubelet import linux, wire
+from sampan.cluster.kubelet.supervisor import ContainerSpec, Program, run, supervise
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    linux.set_name("sampan-zygote")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors report over their own channels
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the cluster, which then stops its pods in order
+    program = _serve(control, sys.argv[2:])
+    run(program)
+
+
+def _serve(control: socket.socket, libraries: list[str]) -> Program:
+    """Import and serve, requests first. Returns only in a container."""
+    waiting = list(libraries)
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    while True:
+        if waiting and not poller.poll(0):
+            with contextlib.suppress(Exception):  # a library that is not there is simply not warm
+                importlib.import_module(waiting.pop(0))
+            if not waiting:
+                gc.collect()
+                gc.freeze()
+            continue
+        try:
+            received = wire.receive(control)
+        except (OSError, EOFError):
+            received = None
+        if received is None:
+            os._exit(0)
+        message, fds = received
+        if "probe" in message:
+            _probe(control, fds)
+            continue
+        if os.fork() == 0:
+            control.close()
+            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            channel = socket.socket(fileno=fds[0])
+            return supervise(msgspec.convert(message, ContainerSpec), channel)
+        for fd in fds:
+            os.close(fd)
+
+
+def _probe(control: socket.socket, fds: list[int]) -> None:
+    """Try in a child what containers need; the answer names what the system refused."""
+    channel = socket.socket(fileno=fds[0])
+    if os.fork() == 0:
+        control.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        wire.send(channel, {"namespaces": _try_namespaces(), "bind": _try_filter()})
+        os._exit(0)
+    channel.close()
+
+
+def _try_namespaces() -> str:
+    """Empty if namespaces and mounts work, else why not."""
+    try:
+        if os.getuid() != 0:
+            linux.enter_user_namespace()
+        linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS)
+        linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+        linux.mount("sampan", "/tmp", "tmpfs")  # noqa: S108
+    except OSError as error:
+        return str(error)
+    child = os.fork()
+    if child == 0:
+        try:
+            linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return "" if status == 0 else "mount /proc: not permitted in a new process namespace"
+
+
+def _try_filter() -> str:
+    from sampan.cluster.kubelet import bindfilter
+
+    try:
+        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+        os.close(bindfilter.install())
+        os.close(linux.pidfd_getfd(os.pidfd_open(os.getpid()), 0))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    main()
