@@ -1,0 +1,101 @@
+"""Resource quantities (`500m`, `1.5Gi`, `1e3`): exact values and upstream's canonical text.
+
+The canonical form keeps the format a quantity was written in (decimal, binary or exponent), uses the largest suffix that
+leaves an integer, and never a fraction. Values are kept to 1/1,000,000,000 (nano), rounded away from zero.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
+from functools import lru_cache
+
+DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+BINARY = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4, "Pi": 1024**5, "Ei": 1024**6}
+
+_SYNTAX = re.compile(
+    r"([+-]?)((?:[0-9]+\.?[0-9]*)|(?:\.[0-9]+))(?:([eE][+-]?[0-9]+)|(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E))?"
+)
+_PATTERN_TEXT = "^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$"
+_NANO = Decimal("1E-9")
+_MAXIMUM = Decimal(2**63 - 1)
+_UP = tuple((suffix, 10**power) for suffix, power in reversed(DECIMAL.items()) if power >= 0)
+
+
+class QuantityError(ValueError):
+    """Text that is no quantity; the message is upstream's."""
+
+
+def _split(text: str) -> tuple[Decimal, str]:
+    match = _SYNTAX.fullmatch(text)
+    if match is None:
+        raise QuantityError(f"quantities must match the regular expression '{_PATTERN_TEXT}'")
+    sign, digits, exponent, suffix = match.groups()
+    with localcontext() as context:
+        context.prec = 60
+        if exponent:
+            power = int(exponent[1:])
+            if abs(power) > 40:
+                raise QuantityError("unable to parse quantity's suffix")
+            value, form = Decimal(digits).scaleb(power), "e"
+        elif suffix in BINARY:
+            value, form = Decimal(digits) * BINARY[suffix], "i"
+        else:
+            value, form = Decimal(digits).scaleb(DECIMAL[suffix or ""]), "d"
+        value = min(value, _MAXIMUM)
+        value = value.quantize(_NANO, rounding=ROUND_CEILING)
+        if sign == "-":
+            value = -value
+    return value, form
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str | float) -> Decimal:
+    """The exact value of a quantity. Numbers, as YAML and JSON may carry them, are read as their text. Raises QuantityError."""
+    return _split(str(text))[0]
+
+
+@lru_cache(maxsize=4096)
+def canonical(text: str | float) -> str:
+    """Upstream's canonical text: `1000m` -> `1`, `1024Ki` -> `1Mi`, `0.5` -> `500m`. Raises QuantityError."""
+    value, form = _split(str(text))
+    if form == "i" and (abs(value) < 1024 or value != value.to_integral_value()):
+        form = "d"  # too small or fractional for a binary suffix
+    if not value:
+        return "0"
+    return _print(value, form)
+
+
+def _print(value: Decimal, form: str) -> str:
+    sign, value = ("-", -value) if value < 0 else ("", value)
+    nano = int(value.scaleb(9))
+    if form == "i":
+        whole, steps = nano // 10**9, 0
+        while whole % 1024 == 0 and steps < 6:
+            whole, steps = whole // 1024, steps + 1
+        return f"{sign}{whole}{('', *BINARY)[steps]}"
+    power = -9
+    while nano % 1000 == 0 and power < 18:
+        nano, power = nano // 1000, power + 3
+    if form == "e":
+        return f"{sign}{nano}{f'e{power}' if power else ''}"
+    suffix = next(name for name, exponent in DECIMAL.items() if exponent == power)
+    return f"{sign}{nano}{suffix}"
+
+
+def format_decimal(value: Decimal, *, binary: bool = False) -> str:
+    """A value as canonical text, for sums of quantities."""
+    value = value.quantize(_NANO, rounding=ROUND_CEILING if value >= 0 else ROUND_FLOOR)
+    if not value:
+        return "0"
+    return _print(value, "i" if binary and abs(value) >= 1024 and value == value.to_integral_value() else "d")
+
+
+def milli(text: str | float) -> int:
+    """Thousandths, rounded up: the unit of CPU (`1.5` -> 1500)."""
+    return int((parse(text) * 1000).to_integral_value(rounding=ROUND_CEILING))
+
+
+def to_bytes(text: str | float) -> int:
+    """Whole units, rounded up: the unit of memory (`1Ki` -> 1024)."""
+    return int(parse(text).to_integral_value(rounding=ROUND_CEILING))
