@@ -1,0 +1,1 @@
+"""Relational databases: engines and sessions, the outbox and the inbox."""

@@ -1,0 +1,1 @@
+"""HTTP in front of the user's ASGI application: one middleware, three endpoints, one server."""

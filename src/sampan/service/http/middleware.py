@@ -1,0 +1,285 @@
+"""The one ASGI middleware: trace context, deadline, server span, RED metrics and access log in a single pass.
+
+What a request leaves behind is one tuple (`Span`); it is turned into text later, off the request path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from sampan.service.telemetry.context import (
+    BAGGAGE,
+    CURRENT,
+    REQUEST_ID,
+    TIMEOUT_MS,
+    TRACEPARENT,
+    TRACESTATE,
+    Context,
+    new_span_id,
+    new_trace_id,
+    parse_timeout,
+    parse_traceparent,
+)
+from sampan.service.telemetry.logs import Output, timestamp
+from sampan.service.telemetry.metrics import Registry
+
+log = logging.getLogger("sampan.http")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Endpoint = Callable[[], Awaitable[tuple[int, str, bytes]]]  # -> status, content type, body
+
+_WANTED: Final = {
+    name.encode(): name for name in (TRACEPARENT, TRACESTATE, BAGGAGE, REQUEST_ID, TIMEOUT_MS, "user-agent")
+}
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
+_IDENTIFIER: Final = re.compile(r"/(?:\d+|[0-9a-fA-F-]{8,}|[^/]{40,})(?=/|$)")
+_MAX_PATHS: Final = 200  # different path labels of an application without route templates
+_FLUSH_SECONDS: Final = 0.05
+_FLUSH_COUNT: Final = 512
+
+
+class Span(NamedTuple):
+    """One request served. Times in seconds."""
+
+    context: Context
+    method: str
+    route: str
+    path: str
+    status: int
+    start: float
+    duration: float
+    client: str
+    user_agent: str
+    error: str
+
+
+class Middleware:
+    """Wraps the user's `app`; `endpoints` (path -> handler) answer in front of it and are neither traced nor logged."""
+
+    def __init__(
+        self,
+        app: App,
+        registry: Registry,
+        output: Output | None = None,
+        identity: dict[str, str] | None = None,
+        endpoints: dict[str, Endpoint] | None = None,
+    ) -> None:
+        self.app, self.output = app, output
+        self.identity = identity or {}
+        self.endpoints = endpoints or {}
+        self.draining = False
+        self.active = registry.gauge("http_requests_active", "Requests being served.")
+        self.active.set(0)
+        self.requests = registry.counter("http_requests_total", "Requests served.", ("method", "path", "status"))
+        self.durations = registry.histogram(
+            "http_request_duration_seconds", "Time from request to end of response.", ("method", "path")
+        )
+        self.spans: deque[Span] = deque(maxlen=2048)  # the latest, for exporters
+        self._pending: list[Span] = []
+        self._in_flight = 0
+        self._paths: set[str] = set()
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                CURRENT.set(self._context(scope)[0])
+            await self.app(scope, receive, send)
+            return
+        endpoint = self.endpoints.get(scope["path"])
+        if endpoint is not None and scope["method"] in ("GET", "HEAD"):
+            await self._answer(endpoint, scope["method"], send)
+            return
+
+        started, clock = time.time(), time.perf_counter()
+        context, agent = self._context(scope)
+        CURRENT.set(context)
+        status, error = 0, ""
+        request_id = (b"x-request-id", context.request_id.encode("latin-1"))
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), request_id]
+                if self.draining:
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
+            await send(message)
+
+        self._in_flight += 1
+        try:
+            if context.deadline is None:
+                await self.app(scope, receive, sending)
+            else:
+                async with asyncio.timeout(context.remaining()):
+                    await self.app(scope, receive, sending)
+        except TimeoutError as late:
+            if context.deadline is None or context.deadline > time.monotonic():
+                error = await self._failed(late, 500, "internal server error", status, sending)
+            else:
+                error = await self._failed(None, 504, "deadline exceeded", status, sending)
+        except Exception as failure:
+            error = await self._failed(failure, 500, "internal server error", status, sending)
+        except BaseException:
+            error = "cancelled"
+            raise
+        finally:
+            self._in_flight -= 1
+            duration = time.perf_counter() - clock
+            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+            route = self._route(scope, status)
+            # what Counter.add and Histogram.observe do, without their calls
+            key = (method, route, _STATUS.get(status) or str(status or 499))
+            values = self.requests.values
+            values[key] = values.get(key, 0.0) + 1
+            series = self.durations.child((method, route))
+            series[bisect_left(self.durations.buckets, duration)] += 1
+            series[-1] += duration
+            client = scope.get("client")
+            self._record(
+                Span(
+                    context,
+                    method,
+                    route,
+                    scope["path"],
+                    status or 499,  # 499: the client left before there was an answer
+                    started,
+                    duration,
+                    client[0] if client else "",
+                    agent,
+                    error,
+                )
+            )
+
+    def _context(self, scope: Scope) -> tuple[Context, str]:
+        found: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            if name in _WANTED:
+                found[_WANTED[name]] = value.decode("latin-1")
+        if not found:
+            trace = new_trace_id()
+            return Context(trace, new_span_id(), request_id=trace), ""
+        parsed = parse_traceparent(found[TRACEPARENT]) if TRACEPARENT in found else None
+        trace, parent, sampled = parsed or (new_trace_id(), "", True)
+        request_id = found.get(REQUEST_ID, "")
+        if not request_id or len(request_id) > 128 or not request_id.isprintable():
+            request_id = trace
+        return (
+            Context(
+                trace,
+                new_span_id(),
+                parent,
+                sampled,
+                found.get(TRACESTATE, "") if parsed else "",
+                found.get(BAGGAGE, ""),
+                request_id,
+                parse_timeout(found[TIMEOUT_MS]) if TIMEOUT_MS in found else None,
+            ),
+            found.get("user-agent", ""),
+        )
+
+    def _route(self, scope: Scope, status: int) -> str:
+        """The route template; where the application names none, the path with identifiers replaced, limited."""
+        route = scope.get("route")
+        template: str | None = getattr(route, "path", None) if route is not None else None
+        if template is not None:
+            mounted = scope.get("root_path", "")
+            return mounted + template if mounted and mounted != scope.get("app_root_path", mounted) else template
+        if status == 404:
+            return "(unmatched)"
+        path = _IDENTIFIER.sub("/{id}", scope["path"])
+        if path not in self._paths:
+            if len(self._paths) >= _MAX_PATHS:
+                return "(other)"
+            self._paths.add(path)
+        return path
+
+    async def _failed(self, failure: BaseException | None, status: int, message: str, sent: int, sending: Send) -> str:
+        if failure is not None:
+            log.error("request failed: %s", failure, exc_info=failure)
+        if not sent:
+            body = msgspec.json.encode({"error": message})
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await sending({"type": "http.response.start", "status": status, "headers": headers})
+            await sending({"type": "http.response.body", "body": body})
+        return type(failure).__name__ if failure is not None else message
+
+    async def _answer(self, endpoint: Endpoint, method: str, send: Send) -> None:
+        status, kind, body = await endpoint()
+        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        if self.draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
+
+    def _record(self, span: Span) -> None:
+        pending = self._pending
+        pending.append(span)
+        if len(pending) == 1:
+            asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
+        elif len(pending) >= _FLUSH_COUNT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the access log of what was served since the last flush."""
+        spans, self._pending = self._pending, []
+        if not spans:
+            return
+        self.spans.extend(spans)
+        if self.output is not None:
+            for span in spans:
+                self.output.later(access_line(span, self.identity))
+            self.output.flush()
+
+    def exposed(self) -> None:
+        """Bring gauges up to date before an exposition."""
+        self.active.set(self._in_flight)
+
+
+_STATUS: Final = {code: str(code) for code in range(100, 600)}
+_encode = msgspec.json.Encoder().encode
+
+
+def access_line(span: Span, identity: dict[str, str]) -> bytes:
+    context = span.context
+    attributes: dict[str, object] = {
+        "http.request.method": span.method,
+        "http.route": span.route,
+        "url.path": span.path,
+        "http.response.status_code": span.status,
+        "duration_ms": round(span.duration * 1000, 3),
+        "client.address": span.client,
+        "user_agent.original": span.user_agent,
+        "request_id": context.request_id,
+    }
+    if span.error:
+        attributes["error.type"] = span.error
+    return _encode(
+        {
+            "time": timestamp(span.start + span.duration),
+            "severity": "ERROR" if span.status >= 500 and span.status != 503 else "INFO",
+            "logger": "sampan.access",
+            "message": f"{span.method} {span.path} {span.status}",
+            "attributes": attributes,
+            "trace_id": context.trace_id,
+            "span_id": context.span_id,
+            **identity,
+        }
+    )

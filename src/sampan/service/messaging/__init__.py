@@ -1,0 +1,1 @@
+"""Topics: the broker, the outbox and its relay, consumers with their inbox."""

@@ -1,0 +1,147 @@
+"""The transactional outbox: events are rows of the transaction that caused them, and a relay publishes them.
+
+Guarantee: an event is published if and only if its transaction committed, at least once, in the order of the
+rows that one relay sees. Rows are deleted after the broker has acknowledged them. A second copy (a relay that
+died between acknowledgement and deletion, or two relays at the same rows) bears the same message id: the
+broker drops it within its window, the consumers' inbox after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import delete, select
+from sqlalchemy import insert as sql_insert
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from sampan.service.data.database import SqlDatabase
+from sampan.service.data.tables import INBOX, OUTBOX
+from sampan.service.messaging.broker import MESSAGE_ID, Broker
+from sampan.service.telemetry.metrics import Registry
+
+log = logging.getLogger("sampan.outbox")
+
+_BATCH: Final = 200
+_POLL_SECONDS: Final = 1.0
+_INBOX_DAYS: Final = 14  # twice as long as a stream keeps its events
+_PRUNE_SECONDS: Final = 3600.0
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+async def insert(session: AsyncSession, event_id: str, topic: str, headers: dict[str, str], payload: bytes) -> None:
+    row = {
+        "event_id": event_id,
+        "topic": topic,
+        "headers": msgspec.json.encode(headers).decode(),
+        "payload": payload,
+        "created": now(),
+    }
+    await session.execute(sql_insert(OUTBOX).values(row))
+    database = session.info.get("database")
+    if database is not None and database.wake_relay is not None:
+        session.info["sampan_wake"] = database.wake_relay
+
+
+class Relay:
+    """Publishes the outbox of one database; woken by commits of this process, and once a second for strays."""
+
+    def __init__(self, database: SqlDatabase, broker: Broker, registry: Registry) -> None:
+        self.database, self.broker = database, broker
+        self.relayed = registry.counter("outbox_relayed_total", "Outbox rows published.", ("database",))
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+        self._pruned = time.monotonic()
+        self.ready = False
+
+    def start(self) -> None:
+        self.database.wake_relay = self._wake.set
+        self.broker.on_reconnect(self._wake.set)
+        self._task = asyncio.create_task(self._run(), name=f"relay-{self.database.name}")
+
+    async def check(self) -> None:
+        if not self.ready:
+            raise ConnectionError("outbox tables not there yet")
+
+    async def _run(self) -> None:
+        failing = False
+        while not self._stopping:
+            try:
+                await self.database.ensure_tables()
+                self.ready = True
+                if self.broker.connected:
+                    while await self.relay_once():
+                        pass
+                await self._prune()
+                failing = False
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                (log.debug if failing else log.warning)("outbox of %s: %s", self.database.name, error)
+                failing = True
+            try:
+                async with asyncio.timeout(_POLL_SECONDS if self.ready else 0.2):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def relay_once(self) -> bool:
+        """Publish one batch; True when there may be more."""
+        columns = (OUTBOX.c.id, OUTBOX.c.event_id, OUTBOX.c.topic, OUTBOX.c.headers, OUTBOX.c.payload)
+        query = select(*columns).order_by(OUTBOX.c.id).limit(_BATCH)
+        async with self.database.engine.connect() as connection:
+            if self.database.dialect != "sqlite":  # other relays pass over what this one is at work on
+                query = query.with_for_update(skip_locked=True)
+            rows = (await connection.execute(query)).all()
+            if not rows:
+                await connection.rollback()
+                return False
+            # SQLite: no lock is held while the broker is asked, only for the deletion
+            stored = await self._publish(connection, rows)
+            return len(rows) == _BATCH and stored == len(rows)
+
+    async def _publish(self, connection: AsyncConnection, rows: Any) -> int:
+        events = [
+            (row.topic, bytes(row.payload), {**msgspec.json.decode(row.headers), MESSAGE_ID: row.event_id})
+            for row in rows
+        ]
+        results = await self.broker.publish_many(events)
+        done = [row.id for row, good in zip(rows, results, strict=True) if good]
+        if done:
+            await connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(done)))
+            self.relayed.add(self.database.name, amount=len(done))
+        await connection.commit()
+        return len(done)
+
+    async def _prune(self) -> None:
+        """Forget inbox entries that no redelivery can match any more."""
+        if time.monotonic() - self._pruned < _PRUNE_SECONDS:
+            return
+        self._pruned = time.monotonic()
+        async with self.database.connection() as connection:
+            await connection.execute(delete(INBOX).where(INBOX.c.created < now() - timedelta(days=_INBOX_DAYS)))
+
+    async def stop(self) -> None:
+        """Publish what is there, for at most 3 s; the rest waits in the table for another relay."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is None:
+            return
+        done, _ = await asyncio.wait({self._task}, timeout=5)
+        if not done:
+            self._task.cancel()
+        else:
+            try:
+                async with asyncio.timeout(3):
+                    while self.broker.connected and await self.relay_once():
+                        pass
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                log.warning("outbox of %s not emptied: %s", self.database.name, error)

@@ -1,0 +1,1 @@
+"""What a process says about itself: trace context, metrics, logs. One pass, encoded off the request path."""

@@ -1,0 +1,138 @@
+"""Standard-library logging as JSON lines on stdout, with trace ids, and with secrets struck out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from typing import Any, Final
+from urllib.parse import quote, quote_plus
+
+import msgspec
+
+from sampan.service.telemetry.context import CURRENT
+
+REDACTED: Final = b"[redacted]"
+_STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
+_SEVERITY = {"CRITICAL": "FATAL", "WARNING": "WARN"}  # the names of the OpenTelemetry log data model
+
+
+class Redactor:
+    """Replaces every known secret, in each spelling it may take inside a JSON line."""
+
+    def __init__(self) -> None:
+        self._spellings: tuple[bytes, ...] = ()
+
+    def add(self, secrets: Iterable[str]) -> None:
+        found = set(self._spellings)
+        for secret in secrets:
+            if len(secret) >= 4:  # shorter ones would strike out ordinary words and protect nothing
+                for text in (secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]):
+                    found |= {text.encode(), msgspec.json.encode(text)[1:-1]}
+        self._spellings = tuple(sorted(found, key=len, reverse=True))
+
+    def clean(self, line: bytes) -> bytes:
+        for secret in self._spellings:
+            if secret in line:
+                line = line.replace(secret, REDACTED)
+        return line
+
+
+def timestamp(now: float) -> str:
+    """RFC 3339 with microseconds, UTC."""
+    whole = int(now)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((now - whole) * 1_000_000):06d}Z"
+
+
+class Output:
+    """Lines to a file descriptor. `later` buffers until the next flush; `now` keeps the order and writes."""
+
+    def __init__(self, descriptor: int, redactor: Redactor) -> None:
+        self.descriptor, self.redactor = descriptor, redactor
+        self._lines: list[bytes] = []
+
+    def now(self, line: bytes) -> None:
+        self._lines.append(line)
+        self.flush()
+
+    def later(self, line: bytes) -> None:
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
+        data = memoryview(self.redactor.clean(b"\n".join(lines) + b"\n"))
+        while data:
+            try:
+                data = data[os.write(self.descriptor, data) :]
+            except BlockingIOError:
+                time.sleep(0.001)
+            except OSError:  # nobody reads our output any more; the service goes on
+                return
+
+
+class JsonHandler(logging.Handler):
+    def __init__(self, output: Output, identity: dict[str, str]) -> None:
+        super().__init__()
+        self.output, self.identity = output, identity
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.output.now(encode(record, self.identity))
+        except Exception:  # as logging demands: a bad log call must not break the caller
+            self.handleError(record)
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"<unprintable {type(value).__name__}: {type(error).__name__}>"
+
+
+def encode(record: logging.LogRecord, identity: dict[str, str]) -> bytes:
+    line: dict[str, Any] = {
+        "time": timestamp(record.created),
+        "severity": _SEVERITY.get(record.levelname, record.levelname),
+        "logger": record.name,
+        "message": record.getMessage(),
+    }
+    attributes = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+    if record.exc_info and record.exc_info[1] is not None:
+        error = record.exc_info[1]
+        attributes["exception.type"] = type(error).__qualname__
+        attributes["exception.message"] = str(error)
+        attributes["exception.stacktrace"] = "".join(traceback.format_exception(error))
+    if attributes:
+        line["attributes"] = attributes
+    context = CURRENT.get()
+    if context is not None:
+        line["trace_id"], line["span_id"] = context.trace_id, context.span_id
+    line.update(identity)
+    return msgspec.json.encode(line, enc_hook=_plain)
+
+
+def configure(identity: dict[str, str], redactor: Redactor, level: str = "INFO", descriptor: int = 1) -> Output:
+    """Route the root logger to JSON lines on `descriptor`; also warnings and uncaught exceptions."""
+    output = Output(descriptor, redactor)
+    root = logging.getLogger()
+    root.handlers[:] = [JsonHandler(output, identity)]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not issubclass(kind, (KeyboardInterrupt, asyncio.CancelledError)):
+            logging.getLogger("sampan").critical("uncaught exception", exc_info=(kind, error, trace))
+
+    sys.excepthook = uncaught
+    return output
