@@ -57,7 +57,7 @@ def _names(app: Application, report: _Report) -> None:
     things: list[tuple[str, Any, int]] = [("application", app, 50)]
     things += [("service", service, 50) for service in app.services]
     things += [("job", job, 50) for job in app.jobs]
-    things += [(handle.kind, handle, 50) for handle in app.handles]
+    things += [(handle.kind, handle, 40) for handle in app.handles]
     things += [("environment", environment, 12) for environment in app.environments]
     for kind, thing, longest in things:
         if wrong := syntax.label(thing.name, longest):

@@ -27,9 +27,9 @@ class Scale:
 
 @dataclass(frozen=True)
 class Resources:
-    """Requests as Kubernetes quantities. `limits` overrides the limits, which are twice the request otherwise."""
+    """Requests as quantities. `limits` replaces the limits: twice the memory; four times `cpu`, at least one core."""
 
-    cpu: str = "50m"
+    cpu: str = "100m"
     memory: str = "128Mi"
     limits: Mapping[str, str] | None = None
 

@@ -1,0 +1,79 @@
+"""A service as Deployment, Service and ServiceAccount."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sampan.compile.containers import pod
+from sampan.compile.context import HTTP_PORT, Item, selector, version_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sampan.compile.context import Context
+    from sampan.model import Service
+    from sampan.model.application import Workload
+
+SPREAD_OVER = ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+
+
+def service(context: Context, declared: Service) -> Iterator[Item]:
+    labels = context.labels("service", declared.name)
+    yield service_account(context, declared, labels)
+    yield Item(
+        declared, context.object("apps/v1", "Deployment", declared.name, labels, spec=_deployment(context, declared))
+    )
+    if declared.asgi is not None:
+        spec = {
+            "type": "ClusterIP",
+            "selector": selector(labels),
+            "ports": [
+                {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
+            ],
+        }
+        yield Item(declared, context.object("v1", "Service", declared.name, labels, spec=spec))
+
+
+def service_account(context: Context, declared: Workload, labels: dict[str, str]) -> Item:
+    account = context.object("v1", "ServiceAccount", declared.name, labels, automountServiceAccountToken=False)
+    return Item(declared, account)
+
+
+def _deployment(context: Context, declared: Service) -> dict[str, Any]:
+    labels = context.labels("service", declared.name)
+    chosen = selector(labels)
+    spec: dict[str, Any] = {}
+    # Where an autoscaler owns the count, stating it here would take it back at every deployment. On a laptop the
+    # quick start is worth that.
+    if context.local or declared.scale.most <= declared.scale.minimum:
+        spec["replicas"] = declared.scale.minimum
+    template = pod(context, declared, ["sampan", "serve", declared.name])
+    if not context.local and declared.scale.most > 1:
+        template["topologySpreadConstraints"] = [
+            {
+                "maxSkew": 1,
+                "topologyKey": key,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": chosen},
+            }
+            for key in SPREAD_OVER
+        ]
+    version = version_of(context.images(declared.name), context.app.version)
+    return {
+        **spec,
+        "revisionHistoryLimit": 10,
+        "selector": {"matchLabels": chosen},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
+        "template": {
+            "metadata": {
+                "labels": {**labels, "app.kubernetes.io/version": version},
+                "annotations": {
+                    "kubectl.kubernetes.io/default-container": declared.name,
+                    "prometheus.io/path": "/metrics",
+                    "prometheus.io/port": str(declared.port),
+                    "prometheus.io/scrape": "true",
+                },
+            },
+            "spec": template,
+        },
+    }
