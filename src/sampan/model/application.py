@@ -56,7 +56,7 @@ class Workload:
     def handles(self) -> list[Handle]:
         """Every resource it uses, once, in the order of `uses`."""
         used = (use.handle if isinstance(use, Grant) else use for use in self.uses)
-        return list({id(handle): handle for handle in used}.values())
+        return list({id(handle): handle for handle in used if isinstance(handle, Handle)}.values())
 
     @property
     def call_names(self) -> list[str]:

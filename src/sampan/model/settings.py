@@ -52,30 +52,44 @@ def values(config: Config[Any], override: Mapping[str, Any]) -> dict[str, Any]:
 def mistake(config: Config[Any], override: Mapping[str, Any]) -> str | None:
     """What the type says against these values; None when it accepts them."""
     merged = values(config, override)
+    keys = _encoded(config.type)
     missing = sorted(name for name, value in merged.items() if value is REQUIRED)
     if missing:
         return f"no value for {', '.join(missing)}"
-    msgspec = sys.modules.get("msgspec")
+    if not config.values and not override:
+        return None  # the defaults of a type are its own affair
     try:
         if hasattr(config.type, "model_validate"):
             config.type.model_validate(merged)
-        elif msgspec is not None:
-            msgspec.convert(msgspec.to_builtins(merged, str_keys=True), config.type, strict=True)
+        else:
+            import msgspec
+
+            msgspec.convert(
+                msgspec.to_builtins({keys.get(name, name): value for name, value in merged.items()}, str_keys=True),
+                config.type,
+                strict=True,
+            )
     except (ValueError, TypeError) as error:
         return str(error)
     return None
 
 
 def as_text(config: Config[Any], override: Mapping[str, Any]) -> dict[str, str]:
-    """A text per field: strings as they are, None left out, all else as JSON."""
-    result = {}
+    """A text per field, by the name it has in a file: strings as they are, None left out, all else as JSON."""
+    result, keys = {}, _encoded(config.type)
     for name, value in values(config, override).items():
         plain = _plain(value)
         if plain is None or plain is REQUIRED:
             continue
         text = plain if isinstance(plain, str) else json.dumps(plain, sort_keys=True, ensure_ascii=False, default=str)
-        result[name] = text
+        result[keys.get(name, name)] = text
     return result
+
+
+def _encoded(kind: type[Any]) -> dict[str, str]:
+    """Field -> the name it has in a file, where a Struct renames its fields."""
+    names = getattr(kind, "__struct_fields__", ())
+    return dict(zip(names, getattr(kind, "__struct_encode_fields__", names), strict=True))
 
 
 def _plain(value: Any) -> Any:
