@@ -1,4 +1,4 @@
-"""The table of built-in kinds: their names, scope, subresources and verbs, as discovery and `kubectl api-resources` show them."""
+"""The table of built-in kinds: names, scope, subresources and verbs, as discovery shows them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CREATE = ("create",)
 
 
 class Resource(Struct, frozen=True):
-    """One kind as the API serves it. `group` is empty for core; `subresources` are the names behind the object's path."""
+    """One kind as the API serves it. `group` is empty for core; `subresources` are the last parts of paths."""
 
     group: str
     version: str
@@ -196,7 +196,7 @@ SUBRESOURCE_VERBS: dict[str, tuple[str, ...]] = {
     "proxy": ("create", "delete", "get", "patch", "update"),
     "token": CREATE,
 }
-"""Verbs of each subresource; one that is not named here (status, scale, ephemeralcontainers, resize) has `get patch update`."""
+"""Verbs of each subresource; what is not named here (status, scale, ephemeralcontainers...) has `get patch update`."""
 
 _BY_KIND = {(resource.api_version, resource.kind): resource for resource in BUILTIN}
 _BY_PLURAL = {(resource.group, resource.version, resource.plural): resource for resource in BUILTIN}

@@ -1,4 +1,5 @@
-"""Rules for names, labels and annotations. Each check returns the list of faults, in upstream's words; an empty list is well."""
+# ruff: noqa: E501 - the messages are upstream's, to the letter
+"""Rules for names, labels and annotations. Each check returns its faults, in upstream's words; an empty list is well."""
 
 from __future__ import annotations
 
@@ -143,7 +144,7 @@ def invalid_value(field: str, value: Any, fault: str) -> Cause:
     return Cause(field, f"Invalid value: {shown}: {fault}")
 
 
-def labels(values: Mapping[str, Any] | None, field: str = "metadata.labels") -> list[Cause]:
+def label_map(values: Mapping[str, Any] | None, field: str = "metadata.labels") -> list[Cause]:
     """Faults of a map of labels."""
     causes: list[Cause] = []
     for key, value in (values or {}).items():
@@ -152,7 +153,7 @@ def labels(values: Mapping[str, Any] | None, field: str = "metadata.labels") -> 
     return causes
 
 
-def annotations(values: Mapping[str, str] | None, field: str = "metadata.annotations") -> list[Cause]:
+def annotation_map(values: Mapping[str, str] | None, field: str = "metadata.annotations") -> list[Cause]:
     """Faults of a map of annotations; together they may hold 256 KiB."""
     causes: list[Cause] = []
     size = 0

@@ -1,6 +1,6 @@
 """Resource quantities (`500m`, `1.5Gi`, `1e3`): exact values and upstream's canonical text.
 
-The canonical form keeps the format a quantity was written in (decimal, binary or exponent), uses the largest suffix that
+The canonical form keeps the format it was written in (decimal, binary or exponent), uses the largest suffix that
 leaves an integer, and never a fraction. Values are kept to 1/1,000,000,000 (nano), rounded away from zero.
 """
 
@@ -51,7 +51,7 @@ def _split(text: str) -> tuple[Decimal, str]:
 
 @lru_cache(maxsize=4096)
 def parse(text: str | float) -> Decimal:
-    """The exact value of a quantity. Numbers, as YAML and JSON may carry them, are read as their text. Raises QuantityError."""
+    """The exact value of a quantity; a number is read as its text. Raises QuantityError."""
     return _split(str(text))[0]
 
 

@@ -126,9 +126,9 @@ class _Parser:
         expecting = True
         while True:
             token = self.take()
-            if token == ")":
+            if token == ")":  # noqa: S105
                 return tuple(dict.fromkeys([*values, ""] if expecting else values))
-            if token == ",":
+            if token == ",":  # noqa: S105
                 if expecting:
                     values.append("")
                 expecting = True
@@ -163,7 +163,8 @@ class _Parser:
                 value = self.value()
                 if not re.fullmatch(r"[+-]?\d+", value):
                     raise SelectorError(
-                        "unable to parse requirement: values[0]: Invalid value: for 'Gt', 'Lt' operators, the value must be an integer"
+                        f"unable to parse requirement: values[0]: Invalid value: \"{value}\": for 'Gt', 'Lt' "
+                        "operators, the value must be an integer"
                     )
                 return Requirement(key, operator, (value,))
         raise self.fault(self.peek(), "in, notin, =, ==, !=, gt, lt")
@@ -203,7 +204,7 @@ def from_label_selector(selector: Mapping[str, Any] | None) -> LabelSelector:
 
 
 def from_labels(labels: Mapping[str, str] | None) -> LabelSelector:
-    """The plain map of a Service or ReplicationController. None or empty matches nothing (a Service without selector)."""
+    """The plain map of a Service. None or empty matches nothing (a Service without selector)."""
     return LabelSelector(tuple(Requirement(k, "In", (v,)) for k, v in labels.items())) if labels else NOTHING
 
 
