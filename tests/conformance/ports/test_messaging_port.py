@@ -1,0 +1,402 @@
+"""What every broker behind the topic port must do: typed, durable, at least once, in effect once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from msgspec import Struct
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from sampan.service.bindings import Binding
+from sampan.service.data.database import SqlDatabase
+from sampan.service.data.tables import INBOX, OUTBOX
+from sampan.service.messaging.broker import DEAD_LETTERS, MESSAGE_ID, Broker, PublishError
+from sampan.service.messaging.consumer import Consumer
+from sampan.service.messaging.outbox import Relay
+from sampan.service.messaging.topic import BrokerTopic
+from sampan.service.telemetry.context import CURRENT, from_headers
+from sampan.service.telemetry.metrics import Registry
+
+metadata = MetaData()
+effects = Table(
+    "effects", metadata, Column("id", Integer, primary_key=True), Column("number", Integer), Column("by", String(20))
+)
+
+
+class Placed(Struct):
+    number: int
+    note: str = ""
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 10) -> None:
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        result = condition()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("did not come true in time")
+
+
+@contextlib.asynccontextmanager
+async def connected(uri: str) -> AsyncIterator[Broker]:
+    broker = Broker(Binding("messaging", "nats", uri), Registry())
+    broker.start()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+@pytest.fixture
+async def broker(nats_server: Any) -> AsyncIterator[Broker]:
+    async with connected(nats_server.uri) as broker:
+        yield broker
+
+
+@pytest.fixture
+def name() -> str:
+    return f"topic-{os.urandom(5).hex()}"
+
+
+@pytest.fixture
+async def database(database_uri: str) -> AsyncIterator[SqlDatabase]:
+    database = SqlDatabase("test", Binding("database-test", database_uri.partition(":")[0], database_uri))
+    async with database.connection() as connection:
+        await connection.run_sync(metadata.create_all)
+    await database.ensure_tables()
+    yield database
+    await database.close()
+
+
+@contextlib.asynccontextmanager
+async def consuming(
+    broker: Broker, topic: str, handler: Any, group: str = "g", **options: Any
+) -> AsyncIterator[Consumer]:
+    consumer = Consumer(broker, topic, Placed, group, handler, Registry(), **options)
+    consumer.start()
+    try:
+        yield consumer
+    finally:
+        await consumer.stop(timeout=1)
+
+
+@contextlib.asynccontextmanager
+async def relaying(database: SqlDatabase, broker: Broker) -> AsyncIterator[Relay]:
+    relay = Relay(database, broker, Registry())
+    relay.start()
+    try:
+        yield relay
+    finally:
+        await relay.stop()
+
+
+async def numbers(database: SqlDatabase) -> list[int]:
+    async with database.session() as session:
+        return [n or 0 for n in await session.scalars(select(effects.c.number).order_by(effects.c.id))]
+
+
+async def size(database: SqlDatabase, table: Table) -> int:
+    async with database.session() as session:
+        return await session.scalar(select(func.count()).select_from(table)) or 0
+
+
+async def record(event: Placed, session: AsyncSession) -> None:
+    await session.execute(insert(effects).values(number=event.number, by="record"))
+
+
+async def test_published_events_arrive_typed_and_in_order(broker: Broker, name: str) -> None:
+    topic, seen = BrokerTopic(name, Placed, broker), []
+
+    async def handler(event: Placed) -> None:
+        seen.append(event)
+
+    for number in range(10):
+        await topic.publish(Placed(number, "✓"))
+    async with consuming(broker, name, handler):  # and those from before the group existed
+        await eventually(lambda: len(seen) == 10)
+    assert seen == [Placed(number, "✓") for number in range(10)]
+
+
+async def test_an_event_of_another_type_is_refused(broker: Broker, name: str) -> None:
+    with pytest.raises(TypeError, match="Placed"):
+        await BrokerTopic(name, Placed, broker).publish({"number": 1})
+
+
+async def test_every_group_gets_each_event_and_members_share(broker: Broker, name: str) -> None:
+    topic, seen = BrokerTopic(name, Placed, broker), {"a1": [], "a2": [], "b": []}  # type: dict[str, list[int]]
+
+    def handler(member: str) -> Any:
+        async def handle(event: Placed) -> None:
+            seen[member].append(event.number)
+            await asyncio.sleep(0.002)
+
+        return handle
+
+    async with (
+        consuming(broker, name, handler("a1"), "a"),
+        consuming(broker, name, handler("a2"), "a"),
+        consuming(broker, name, handler("b"), "b"),
+    ):
+        for number in range(30):
+            await topic.publish(Placed(number))
+        await eventually(lambda: len(seen["b"]) == 30 and len(seen["a1"]) + len(seen["a2"]) == 30)
+    assert sorted(seen["a1"] + seen["a2"]) == list(range(30))
+    assert seen["a1"] and seen["a2"]
+
+
+async def test_concurrency_is_a_limit(broker: Broker, name: str) -> None:
+    topic, running, most, done = BrokerTopic(name, Placed, broker), 0, 0, 0
+
+    async def handler(event: Placed) -> None:
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        done += 1
+
+    for number in range(12):
+        await topic.publish(Placed(number))
+    async with consuming(broker, name, handler, concurrency=4):
+        await eventually(lambda: done == 12)
+    assert most == 4
+
+
+async def test_trace_context_travels_with_the_event(broker: Broker, name: str) -> None:
+    seen: list[Any] = []
+
+    async def handler(event: Placed) -> None:
+        seen.append(CURRENT.get())
+
+    sender = from_headers({"x-request-id": "req-7"})
+    token = CURRENT.set(sender)
+    await BrokerTopic(name, Placed, broker).publish(Placed(1))
+    CURRENT.reset(token)
+    async with consuming(broker, name, handler):
+        await eventually(lambda: seen)
+    assert (seen[0].trace_id, seen[0].parent_id, seen[0].request_id) == (sender.trace_id, sender.span_id, "req-7")
+
+
+async def test_a_failing_handler_is_retried_then_the_event_is_set_aside(broker: Broker, name: str) -> None:
+    tries = {1: 0, 2: 0}
+
+    async def handler(event: Placed) -> None:
+        tries[event.number] += 1
+        if event.number == 1 or tries[2] < 2:
+            raise ValueError("cannot\nbe")
+
+    topic = BrokerTopic(name, Placed, broker)
+    await topic.publish(Placed(1))
+    await topic.publish(Placed(2))
+    async with consuming(broker, name, handler, attempts=3) as consumer:
+        await eventually(lambda: tries == {1: 3, 2: 2} and consumer.consumed.value(name, "g", "dead") == 1)
+    message = await broker.js.get_last_msg(DEAD_LETTERS, f"dlq.{name}.g")
+    assert message.data == b'{"number":1,"note":""}'
+    assert (message.headers or {})["sampan-error"] == "ValueError: cannot be"
+    assert (message.headers or {})["sampan-deliveries"] == "3"
+
+
+async def test_a_payload_that_does_not_decode_is_set_aside_at_once(broker: Broker, name: str) -> None:
+    seen = []
+
+    async def handler(event: Placed) -> None:
+        seen.append(event.number)
+
+    await broker.publish(name, b'{"number": "no"}', {MESSAGE_ID: os.urandom(8).hex()})
+    await BrokerTopic(name, Placed, broker).publish(Placed(5))
+    async with consuming(broker, name, handler) as consumer:
+        await eventually(lambda: seen == [5])
+        assert consumer.consumed.value(name, "g", "dead") == 1
+
+
+async def test_outbox_publishes_what_committed_and_nothing_else(
+    broker: Broker, name: str, database: SqlDatabase
+) -> None:
+    topic, seen = BrokerTopic(name, Placed, broker), []
+
+    async def handler(event: Placed) -> None:
+        seen.append(event.number)
+
+    async with relaying(database, broker), consuming(broker, name, handler):
+        with pytest.raises(RuntimeError):
+            async with database.transaction() as session:
+                await topic.publish(Placed(1), session)
+                raise RuntimeError
+        async with database.session() as session:
+            await topic.publish(Placed(2), session)
+            await session.rollback()
+            await topic.publish(Placed(3), session)
+            await session.commit()
+        async with database.transaction() as session:
+            for number in range(4, 9):
+                await topic.publish(Placed(number), session)
+        await eventually(lambda: len(seen) == 6)
+        await eventually(lambda: size_is(database, OUTBOX, 0))
+    assert seen == [3, 4, 5, 6, 7, 8]
+
+
+async def size_is(database: SqlDatabase, table: Table, wanted: int) -> bool:
+    return await size(database, table) == wanted
+
+
+async def test_a_commit_wakes_the_relay(broker: Broker, name: str, database: SqlDatabase) -> None:
+    topic, seen = BrokerTopic(name, Placed, broker), []
+
+    async def handler(event: Placed) -> None:
+        seen.append(time.perf_counter())
+
+    async with relaying(database, broker), consuming(broker, name, handler):
+        await topic.publish(Placed(0))
+        await eventually(lambda: seen)
+        delays = []
+        for number in range(1, 6):
+            async with database.transaction() as session:
+                await topic.publish(Placed(number), session)
+            committed = time.perf_counter()
+            await eventually(lambda: len(seen) == number + 1)  # noqa: B023
+            delays.append(seen[-1] - committed)
+    assert sorted(delays)[2] < 0.3, delays  # polling alone would take half a second
+
+
+async def test_several_relays_publish_every_row_in_effect_once(
+    broker: Broker, name: str, database: SqlDatabase, database_uri: str
+) -> None:
+    topic = BrokerTopic(name, Placed, broker)
+    for start in range(0, 300, 50):
+        async with database.transaction() as session:
+            for number in range(start, start + 50):
+                await topic.publish(Placed(number), session)
+    other = SqlDatabase("other", Binding("b", database_uri.partition(":")[0], database_uri))
+    async with relaying(database, broker), relaying(other, broker), relaying(other, broker):
+        await eventually(lambda: size_is(database, OUTBOX, 0))
+    await other.close()
+    assert (await broker.js.stream_info(name)).state.messages == 300
+
+
+async def test_a_duplicate_has_no_second_effect(broker: Broker, name: str, database: SqlDatabase) -> None:
+    """The same event under ids the broker cannot match, as after its own window: the inbox catches it."""
+    topic = BrokerTopic(name, Placed, broker)
+    async with consuming(broker, name, record, database=database) as consumer:
+        await topic.publish(Placed(1))
+        await eventually(lambda: consumer.consumed.value(name, "g", "ok") == 1)
+        info = await broker.js.get_msg(name, 1)
+        await broker.js.purge_stream(name)
+        await consumer._deliver(FakeRedelivery(info.data or b"", dict(info.headers or {})))  # type: ignore[arg-type]
+        assert consumer.consumed.value(name, "g", "duplicate") == 1
+    assert await numbers(database) == [1]
+    assert await size(database, INBOX) == 1
+
+
+class FakeRedelivery:
+    """A delivery as the client library hands it over, of an event that came before."""
+
+    class metadata:
+        num_delivered = 2
+
+        class sequence:
+            stream = 1
+
+    def __init__(self, data: bytes, headers: dict[str, str]) -> None:
+        self.data, self.headers, self.acknowledged = data, headers, False
+
+    async def ack(self) -> None:
+        self.acknowledged = True
+
+
+async def test_effect_and_inbox_commit_together(broker: Broker, name: str, database: SqlDatabase) -> None:
+    tries = 0
+
+    async def handler(event: Placed, session: AsyncSession) -> None:
+        nonlocal tries
+        tries += 1
+        await session.execute(insert(effects).values(number=event.number, by=str(tries)))
+        if tries < 3:
+            raise OSError("after the write")
+
+    async with consuming(broker, name, handler, database=database):
+        await BrokerTopic(name, Placed, broker).publish(Placed(1))
+        await eventually(lambda: size_is(database, effects, 1))
+    assert tries == 3
+    assert await size(database, INBOX) == 1
+
+
+async def test_stop_finishes_the_event_in_hand(broker: Broker, name: str, database: SqlDatabase) -> None:
+    started = asyncio.Event()
+
+    async def handler(event: Placed, session: AsyncSession) -> None:
+        started.set()
+        await asyncio.sleep(0.2)
+        await record(event, session)
+
+    consumer = Consumer(broker, name, Placed, "g", handler, Registry(), database=database)
+    consumer.start()
+    await BrokerTopic(name, Placed, broker).publish(Placed(1))
+    await asyncio.wait_for(started.wait(), 10)
+    await consumer.stop()
+    assert await numbers(database) == [1]
+    assert (await broker.js.consumer_info(name, "g")).num_ack_pending == 0
+
+
+async def test_broker_killed_and_back(own_nats: Any, name: str, database: SqlDatabase) -> None:
+    """Events put into the outbox while the broker is dead are delivered, each in effect once, when it is back."""
+    async with connected(own_nats.uri) as broker:
+        topic = BrokerTopic(name, Placed, broker)
+        async with relaying(database, broker), consuming(broker, name, record, database=database):
+            for number in range(40):
+                if number == 15:
+                    own_nats.kill()
+                if number == 30:
+                    own_nats.start()
+                async with database.transaction() as session:
+                    await topic.publish(Placed(number), session)
+            await eventually(lambda: size_is(database, effects, 40), 20)
+    assert sorted(await numbers(database)) == list(range(40))
+
+
+async def test_direct_publish_waits_for_the_broker_or_says_so(own_nats: Any, name: str, monkeypatch: Any) -> None:
+    async with connected(own_nats.uri) as broker:
+        topic = BrokerTopic(name, Placed, broker)
+        await topic.publish(Placed(1))
+        own_nats.kill()
+        waiting = asyncio.create_task(topic.publish(Placed(2)))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        own_nats.start()
+        await waiting
+        assert (await broker.js.stream_info(name)).state.messages == 2
+        own_nats.kill()
+        monkeypatch.setattr("sampan.service.messaging.broker._PUBLISH_SECONDS", 0.4)
+        with pytest.raises(PublishError, match="not stored"):
+            await topic.publish(Placed(3))
+
+
+async def test_broker_that_starts_later_and_one_that_comes_back_empty(own_nats: Any, name: str, tmp_path: Any) -> None:
+    own_nats.kill()
+    async with connected(own_nats.uri) as broker:
+        seen = []
+
+        async def handler(event: Placed) -> None:
+            seen.append(event.number)
+
+        topic = BrokerTopic(name, Placed, broker)
+        async with consuming(broker, name, handler):
+            first = asyncio.create_task(topic.publish(Placed(1)))
+            await asyncio.sleep(0.2)
+            own_nats.start()
+            await first
+            await eventually(lambda: seen == [1])
+            own_nats.kill()
+            (tmp_path / "nats").rename(tmp_path / "gone")
+            own_nats.start()
+            await topic.publish(Placed(2))
+            await eventually(lambda: seen == [1, 2])
