@@ -1,0 +1,101 @@
+"""Ingress rules, as networking.k8s.io/v1 has them, through a real Envoy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampan.cluster.address import Slice
+from sampan.cluster.proxy.proxy import Proxy
+from sampan.kube import kinds
+
+Any_ = Any
+
+
+def ingress(name: str, rules: list[dict[str, Any]], **extra: Any) -> dict[str, Any]:
+    annotations = extra.pop("annotations", {})
+    return {
+        "metadata": {"name": name, "namespace": "default", "annotations": annotations},
+        "spec": {"rules": rules, **extra},
+    }
+
+
+def rule(host: str | None, *paths: tuple[str, str, str]) -> dict[str, Any]:
+    """(path, pathType, service) under a host."""
+    found = [
+        {"path": path, "pathType": kind, "backend": {"service": {"name": to, "port": {"number": 80}}}}
+        for path, kind, to in paths
+    ]
+    return {**({"host": host} if host else {}), "http": {"paths": found}}
+
+
+async def _services(objects: Any_, addresses: Slice, backends: Any_, make: Any_, *names: str) -> None:
+    for number, name in enumerate(names):
+        backend = await backends(name)
+        objects.put(kinds.SERVICE, make.service(name, f"127.{addresses.number}.128.{20 + number}"))
+        objects.put(kinds.ENDPOINT_SLICE, make.slice_of(name, [backend]))
+
+
+async def test_rules(proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_) -> None:
+    await _services(objects, addresses, backends, make, "root", "api", "exact", "wild", "fallback")
+    rules = [
+        rule(None, ("/", "Prefix", "root"), ("/api/", "Prefix", "api"), ("/api", "Exact", "exact")),
+        rule("shop.example.com", ("/only", "Prefix", "api")),
+        rule("*.example.com", ("/", "Prefix", "wild")),
+    ]
+    objects.put(kinds.INGRESS, ingress("site", rules))
+    assert await proxy.settled()
+    table = {
+        ("", "/"): "root",
+        ("", "/apiary"): "root",
+        ("", "/api"): "exact",
+        ("", "/api/"): "api",
+        ("", "/api/v1?x=1"): "api",
+        ("shop.example.com", "/only/this"): "api",
+        ("shop.example.com", "/other"): None,
+        ("a.example.com", "/api"): "wild",
+        ("a.example.com:8080", "/api"): "wild",
+        ("a.b.example.com", "/api/x"): "api",
+    }
+    for (host, path), expected in table.items():
+        status, text = await fetch(proxy.ingress_url + path, {"host": host} if host else None)
+        assert (status, text.partition(" ")[0] if expected else None) == (200 if expected else 404, expected), (
+            host,
+            path,
+        )
+    assert objects.of_kind("Ingress")[0]["status"]["loadBalancer"]["ingress"] == [{"ip": "127.0.0.1"}]
+
+
+async def test_rewrite_and_default_backend(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    await _services(objects, addresses, backends, make, "api", "fallback")
+    prefix = "nginx.ingress.kubernetes.io/"
+    objects.put(
+        kinds.INGRESS,
+        ingress(
+            "rewritten",
+            [rule("shop.test", ("/api(/|$)(.*)", "ImplementationSpecific", "api"), ("/no(?=x)", "Prefix", "api"))],
+            annotations={prefix + "rewrite-target": "/$2", prefix + "use-regex": "true"},
+            defaultBackend={"service": {"name": "fallback", "port": {"number": 80}}},
+        ),
+    )
+    objects.put(kinds.INGRESS, ingress("foreign", [rule("shop.test", ("/", "Prefix", "api"))], ingressClassName="kong"))
+    assert await proxy.settled()
+    assert (await fetch(proxy.ingress_url + "/api/users?x=1", {"host": "shop.test"}))[1] == "api GET /users?x=1"
+    assert (await fetch(proxy.ingress_url + "/api", {"host": "shop.test"}))[1] == "api GET /"
+    assert (await fetch(proxy.ingress_url + "/other", {"host": "shop.test"}))[1] == "fallback GET /other"
+    assert (await fetch(proxy.ingress_url + "/other"))[1] == "fallback GET /other"
+    await proxy._events.flush()
+    assert [event["reason"] for event in objects.of_kind("Event")] == ["InvalidRule"]
+
+
+async def test_a_missing_service_is_503_until_it_is_there(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    objects.put(kinds.INGRESS, ingress("early", [rule(None, ("/", "Prefix", "late"))]))
+    assert await proxy.settled()
+    status, text = await fetch(proxy.ingress_url)
+    assert (status, text) == (503, 'service "late" with port 80 does not exist\n')
+    await _services(objects, addresses, backends, make, "late")
+    assert await proxy.settled()
+    assert (await fetch(proxy.ingress_url))[0] == 200

@@ -1,0 +1,169 @@
+"""Services through a real Envoy: addresses, protocols, endpoints that come and go under load."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import aiohttp
+import pytest
+
+from sampan.cluster.address import Slice
+from sampan.cluster.proxy import services
+from sampan.cluster.proxy.proxy import Proxy
+from sampan.kube import kinds
+
+Any_ = Any
+
+
+@pytest.mark.parametrize(
+    ("port", "protocol"),
+    [
+        ({"port": 80}, "http"),
+        ({"port": 3306}, "tcp"),
+        ({"port": 3306, "name": "http-admin"}, "http"),
+        ({"port": 8080, "name": "https"}, "tcp"),
+        ({"port": 8080, "name": "tcp-raw"}, "tcp"),
+        ({"port": 8080, "name": "main"}, "http"),
+        ({"port": 9999, "name": "grpc"}, "http2"),
+        ({"port": 9999, "appProtocol": "kubernetes.io/h2c"}, "http2"),
+        ({"port": 80, "appProtocol": "redis"}, "tcp"),
+        ({"port": 53, "protocol": "UDP"}, "udp"),
+    ],
+)
+def test_what_a_port_speaks(port: dict[str, Any], protocol: str) -> None:
+    assert services.protocol_of(port) == protocol
+
+
+async def test_traffic_follows_ready_endpoints(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    one = await backends("one")
+    two = await backends("two", port=one.port)
+    ip = f"127.{addresses.number}.128.10"
+    objects.put(kinds.SERVICE, make.service("web", ip))
+    objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [one]))
+    assert await proxy.settled()
+    assert (await fetch(f"http://{ip}/hello"))[1] == "one GET /hello"
+    objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [two]))
+    assert await proxy.settled()
+    assert (await fetch(f"http://{ip}/"))[1] == "two GET /"
+    objects.remove(kinds.SERVICE, "default/web")
+    assert await proxy.settled()
+    with pytest.raises(aiohttp.ClientError):
+        await fetch(f"http://{ip}/")
+
+
+async def test_no_request_is_lost_while_endpoints_change(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_
+) -> None:
+    """A rolling update, ten times over: the new one turns ready, the old one is drained, then killed."""
+    current = await backends("pod-0", delay=0.002)
+    ip = f"127.{addresses.number}.128.11"
+    objects.put(kinds.SERVICE, make.service("web", ip, [{"port": 8080, "name": "http"}]))
+    objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [current], port="http"))
+    assert await proxy.settled()
+    failures: list[str] = []
+    served = 0
+    running = True
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        nonlocal served
+        while running:
+            async with session.post(f"http://{ip}:8080/", data=b"order") as reply:
+                if reply.status == 200:
+                    served += 1
+                else:
+                    failures.append(f"{reply.status} {await reply.text()}")
+
+    async with aiohttp.ClientSession() as session:
+        clients = [asyncio.create_task(client(session)) for _ in range(8)]
+        for round_ in range(10):
+            fresh = await backends(f"pod-{round_ + 1}", port=current.port, delay=0.002)
+            objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [current, fresh], port="http"))
+            await asyncio.sleep(0.05)
+            # as the kubelet does: before the slice has changed at all
+            assert await proxy.drained({"metadata": {"name": current.name, "uid": f"pod-{current.name}"}})
+            await asyncio.sleep(0.01)  # requests in flight end
+            await current.stop()
+            objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [fresh], port="http"))
+            current = fresh
+        running = False
+        await asyncio.gather(*clients)
+    assert not failures
+    assert served > 300
+
+
+async def test_a_dead_endpoint_costs_no_request(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    alive = await backends("alive")
+    dead = await backends("dead", port=alive.port)
+    ip = f"127.{addresses.number}.128.12"
+    objects.put(kinds.SERVICE, make.service("web", ip))
+    objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [alive, dead]))
+    assert await proxy.settled()
+    await dead.stop()
+    answers = [await fetch(f"http://{ip}/", method="POST") for _ in range(20)]
+    assert answers == [(200, "alive POST /")] * 20
+
+
+async def test_tcp_node_ports_and_load_balancers(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    backend = await backends("db")
+    ip = f"127.{addresses.number}.128.13"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        node_port = probe.getsockname()[1]
+    ports = [{"port": 5432, "name": "sql", "nodePort": node_port}]
+    objects.put(kinds.SERVICE, make.service("db", ip, ports, type="LoadBalancer", sessionAffinity="ClientIP"))
+    objects.put(kinds.ENDPOINT_SLICE, make.slice_of("db", [backend], port="sql"))
+    assert await proxy.settled()
+    await asyncio.sleep(0.05)
+    assert await proxy.settled()
+    status = objects.of_kind("Service")[0]["status"]["loadBalancer"]["ingress"][0]["ip"]
+    assert status == f"127.{addresses.number}.0.2"
+    for where in (f"{ip}:5432", f"127.0.0.1:{node_port}", f"{addresses.node}:{node_port}", f"{status}:5432"):
+        assert (await fetch(f"http://{where}/"))[1] == "db GET /"
+
+
+async def test_what_cannot_be_bound_is_an_event_and_spoils_nothing(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    backend = await backends("web")
+    ip = f"127.{addresses.number}.128.14"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        ports = [{"port": 80, "nodePort": port}, {"port": 53, "protocol": "UDP", "name": "dns"}]
+        objects.put(kinds.SERVICE, make.service("web", ip, ports, type="NodePort"))
+        objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [backend]))
+        assert await proxy.settled()
+        assert (await fetch(f"http://{ip}/"))[0] == 200
+        assert (await fetch(f"http://{addresses.node}:{port}/"))[0] == 200
+    await proxy._events.flush()
+    assert {event["reason"] for event in objects.of_kind("Event")} == {"PortNotBindable", "ProtocolNotSupported"}
+
+
+async def test_envoy_is_replaced_when_it_dies(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    import os
+    import signal
+
+    backend = await backends("web")
+    ip = f"127.{addresses.number}.128.15"
+    objects.put(kinds.SERVICE, make.service("web", ip))
+    objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [backend]))
+    assert await proxy.settled()
+    pid = proxy.envoy.pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    while proxy.envoy.pid in {pid, None}:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await proxy.envoy.ready()
+    assert await proxy.settled()
+    assert (await fetch(f"http://{ip}/"))[0] == 200
