@@ -13,7 +13,7 @@ from sampan.compile import config, jobs, network, patches, routing, scaling, wor
 from sampan.compile.bindings import Binding
 from sampan.compile.bindings import bindings as _bindings
 from sampan.compile.bindings import local_secrets as _local_secrets
-from sampan.compile.context import Backing, Context, Item
+from sampan.compile.context import Backing, Context, Item, fresh
 from sampan.model.reference import reference_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def compile_application(
     """
     app.validate()
     context = _context(app, environment, images, backing, reference)
-    return [item.object for item in patches.patched(context, _items(context))]
+    return [fresh(item.object) for item in patches.patched(context, _items(context))]
 
 
 def bindings(app: Application, environment: str = "dev", *, backing: Backing | None = None) -> list[Binding]:

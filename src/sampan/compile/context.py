@@ -92,6 +92,15 @@ class Context:
         return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}
 
 
+def fresh(value: Any) -> Any:
+    """A copy of JSON-shaped data that shares nothing with it; several times as fast as `deepcopy`."""
+    if isinstance(value, dict):
+        return {key: fresh(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fresh(inner) for inner in value]
+    return value
+
+
 def selector(labels: Mapping[str, str]) -> dict[str, str]:
     """The labels that never change for a workload."""
     return {key: value for key, value in labels.items() if key.endswith(("/name", "/component", "/part-of"))}

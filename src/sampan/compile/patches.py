@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from sampan.compile.context import Item
+from sampan.compile.context import Item, fresh
 from sampan.model import ModelError, Problem
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def patched(context: Context, items: list[Item]) -> list[Item]:
             )
         for index in matching:
             # Objects share parts (labels, security contexts); a patch must change this one only.
-            draft = deepcopy(items[index].object)
+            draft = fresh(items[index].object)
             result = patch.function(draft)
             result = draft if result is None else result
             if not isinstance(result, dict) or not {"apiVersion", "kind", "metadata"} <= result.keys():
