@@ -60,14 +60,14 @@ SERVERS: dict[str, Server] = {
     ),
     "redis": Server(
         image="valkey/valkey:8",
-        args=("valkey-server", "--bind", "$(POD_IP)", "--protected-mode", "no", "--save", "", "--dir", "/data"),
+        args=("--bind", "$(POD_IP)", "--protected-mode", "no", "--save", "", "--dir", "/data"),
         uid=999,
         probe=TCP,
         scratch=("/data",),
     ),
     "nats": Server(
         image="nats:2.11",
-        args=("--addr=$(POD_IP)", "--jetstream", "--store_dir=/data", "--http_port=8222"),
+        args=("--addr", "$(POD_IP)", "--jetstream", "--store_dir", "/data", "--http_port", "8222"),
         uid=1000,
         probe={"httpGet": {"path": "/healthz", "port": "monitor"}},
         data="/data",
