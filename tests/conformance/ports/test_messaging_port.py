@@ -133,7 +133,8 @@ async def test_an_event_of_another_type_is_refused(broker: Broker, name: str) ->
 
 
 async def test_every_group_gets_each_event_and_members_share(broker: Broker, name: str) -> None:
-    topic, seen = BrokerTopic(name, Placed, broker), {"a1": [], "a2": [], "b": []}  # type: dict[str, list[int]]
+    topic = BrokerTopic(name, Placed, broker)
+    seen: dict[str, list[int]] = {"a1": [], "a2": [], "b": []}
 
     def handler(member: str) -> Any:
         async def handle(event: Placed) -> None:

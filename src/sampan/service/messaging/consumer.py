@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sampan.messaging")
 
-ACK_SECONDS: Final = 30.0
+ACK_SECONDS: Final = 5.0  # how long the event of a killed consumer waits; a live one keeps sending heartbeats
 _FETCH_SECONDS: Final = 5.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.2, 60.0
 
