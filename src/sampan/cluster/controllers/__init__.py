@@ -1,0 +1,93 @@
+"""The controllers of the embedded cluster: ordinary operators over an in-process transport, one file per kind of work.
+
+manager = controllers.manager(Client(api_server.transport()), usage=runtime.usage, volumes=directory / "volumes",
+ca=pem) await manager.start()
+...
+await manager.stop()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sampan.cluster.controllers.accounts import NamespaceDefaults
+from sampan.cluster.controllers.autoscaler import AutoscalerController
+from sampan.cluster.controllers.budget import DisruptionController
+from sampan.cluster.controllers.cronjob import CronJobController
+from sampan.cluster.controllers.daemonset import DaemonSetController
+from sampan.cluster.controllers.deployment import DeploymentController
+from sampan.cluster.controllers.endpoints import EndpointController
+from sampan.cluster.controllers.everything import Everything
+from sampan.cluster.controllers.gc import GarbageCollector
+from sampan.cluster.controllers.job import JobController
+from sampan.cluster.controllers.namespace import NamespaceController
+from sampan.cluster.controllers.podgc import PodCleaner
+from sampan.cluster.controllers.replicaset import ReplicaSetController
+from sampan.cluster.controllers.scaling import Measured
+from sampan.cluster.controllers.scheduler import Scheduler
+from sampan.cluster.controllers.statefulset import StatefulSetController
+from sampan.cluster.controllers.volumes import STORAGE_CLASS, VolumeBinder, VolumePhase
+from sampan.kube.client import Client
+from sampan.operator import Controller, Manager
+
+__all__ = ["STORAGE_CLASS", "all_controllers", "manager"]
+
+
+def all_controllers(
+    *,
+    usage: Callable[[], Measured],
+    volumes: Path | Callable[[str, str, str], Path],
+    ca: str = "",
+    autoscaler_seconds: float = 5.0,
+    job_backoff_seconds: float = 10.0,
+) -> list[Controller]:
+    """Every controller. `usage` is `NodeRuntime.usage`; `volumes` the directory in which volumes are made, or a
+    function of (namespace, claim, uid) giving one; `ca` the certificate authority in PEM for `kube-root-ca.crt`."""
+    everything = Everything()
+    where = volumes if callable(volumes) else _under(volumes)
+    return [
+        EndpointController(),
+        Scheduler(),
+        ReplicaSetController(),
+        DeploymentController(),
+        StatefulSetController(),
+        DaemonSetController(),
+        JobController(backoff=job_backoff_seconds),
+        CronJobController(),
+        NamespaceDefaults(ca),
+        NamespaceController(everything),
+        GarbageCollector(everything),
+        AutoscalerController(everything, usage, period=autoscaler_seconds),
+        DisruptionController(),
+        VolumeBinder(where),
+        VolumePhase(),
+        PodCleaner(),
+    ]
+
+
+def manager(
+    client: Client,
+    *,
+    usage: Callable[[], Measured],
+    volumes: Path | Callable[[str, str, str], Path],
+    ca: str = "",
+    autoscaler_seconds: float = 5.0,
+    job_backoff_seconds: float = 10.0,
+) -> Manager:
+    """All controllers over one shared cache, not started yet. `manager.cache` may be shared with the kubelet and
+    proxy."""
+    made = Manager(client)
+    for controller in all_controllers(
+        usage=usage,
+        volumes=volumes,
+        ca=ca,
+        autoscaler_seconds=autoscaler_seconds,
+        job_backoff_seconds=job_backoff_seconds,
+    ):
+        made.add(controller)
+    return made
+
+
+def _under(directory: Path) -> Callable[[str, str, str], Path]:
+    return lambda namespace, claim, uid: directory / f"{namespace}_{claim}_{uid}"
