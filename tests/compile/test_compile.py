@@ -266,7 +266,7 @@ def test_directories(tmp_path: Path, make: Any) -> None:
     (tmp_path / "application.yaml").unlink()
     fewer = [obj for obj in case.objects if obj["metadata"]["labels"]["app.kubernetes.io/name"] != "mailer"]
     drifts = {drift.path.name: drift for drift in writer.check(fewer, tmp_path)}
-    assert {name: drift.state for name, drift in drifts.items()} == {
+    assert {name: drift.kind for name, drift in drifts.items()} == {
         "application.yaml": "missing",
         "service-orders.yaml": "changed",
         "service-mailer.yaml": "stale",

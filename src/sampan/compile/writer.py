@@ -39,11 +39,11 @@ class Drift:
     """A file that is not what the declaration compiles to. `diff` goes from the file to the declaration."""
 
     path: Path
-    state: Literal["missing", "changed", "stale"]
+    kind: Literal["missing", "changed", "stale"]
     diff: str = ""
 
     def __str__(self) -> str:
-        return f"{self.state}: {self.path}" + (f"\n{self.diff}" if self.diff else "")
+        return f"{self.kind}: {self.path}" + (f"\n{self.diff}" if self.diff else "")
 
 
 def dump(objects: Iterable[Object]) -> str:
