@@ -25,7 +25,7 @@ class Mount(Struct, frozen=True):
 
 
 def apply(mounts: list[Mount], scratch: str) -> None:
-    """Perform `mounts` in the calling process's (private) mount namespace. `scratch`: an empty directory for a new root.
+    """Perform `mounts` in the caller's private mount namespace. `scratch`: an empty directory for a new root.
 
     Raises OSError naming the path that failed.
     """
@@ -60,7 +60,7 @@ def _bind_children(source: str, target: str) -> None:
         for entry in entries:
             path = f"{target}/{entry.name}"
             if entry.is_symlink():
-                Path(path).symlink_to(os.readlink(f"{source.rstrip('/')}/{entry.name}"))
+                Path(path).symlink_to(Path(source, entry.name).readlink())
                 continue
             try:
                 info = entry.stat(follow_symlinks=False)

@@ -15,6 +15,7 @@ import socket
 import sys
 import termios
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,6 @@ class Program(msgspec.Struct, frozen=True):
     argv: list[str]
     env: dict[str, str]
     warm: list[str] | None
-
 
 
 def supervise(spec: ContainerSpec, channel: socket.socket) -> Program:
@@ -181,7 +181,7 @@ class _Supervisor:
             data, fds, _, _ = socket.recv_fds(link, 1, 1)
             if data == b"f":
                 listener = fds[0]
-                self.readers[listener] = lambda: self._notified(listener)
+                self.readers[listener] = partial(self._notified, listener)
             elif data == b"+":
                 break
             else:
@@ -407,7 +407,7 @@ def run(program: Program) -> None:
             execute(program.argv, program.env)
         except OSError as error:
             os.write(2, f"{error}\n".encode())
-            os._exit(127)
+        os._exit(127)
     os.environ.clear()
     os.environ.update(program.env)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

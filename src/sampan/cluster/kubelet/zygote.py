@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -32,12 +31,29 @@ class Capabilities(msgspec.Struct, frozen=True):
     bind: str = ""
 
 
+class ExecSession:
+    """A command started by `Container.exec`. Closing it kills the command."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def wait(self) -> int:
+        """The exit code; 137 when the container ended first."""
+        try:
+            return int((await receive(self._reader))["exit"])
+        except (asyncio.IncompleteReadError, OSError):
+            return 137
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class Container:
     """One running container. `pid` is its first process, seen from the host."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._lock = asyncio.Lock()
         self.pid = 0
         self.exit_code: int | None = None
         self.signal = 0
@@ -91,6 +107,26 @@ class Container:
 
     async def kill(self, number: int) -> None:
         await self.command({"op": "signal", "signal": int(number)})
+
+    async def exec(self, argv: Sequence[str], fds: tuple[int, int, int], tty: bool = False) -> ExecSession:
+        """Run a command beside the container's program, in its namespaces and environment, on the three descriptors
+        (which the caller still closes). Raises OSError when it cannot be started."""
+        ours, theirs = socket.socketpair()
+        try:
+            await self.command({"op": "exec", "argv": list(argv), "tty": tty}, [theirs.fileno(), *fds])
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        session = ExecSession(reader, writer)
+        try:
+            answer = await receive(reader)
+        except (asyncio.IncompleteReadError, OSError):
+            session.close()
+            raise OSError("the container is not running") from None
+        if "error" in answer:
+            session.close()
+            raise OSError(answer["error"])
+        return session
 
     async def close(self) -> None:
         """Give the container up: its supervisor kills what is left of it."""
@@ -169,7 +205,3 @@ async def receive(reader: asyncio.StreamReader) -> dict[str, Any]:
     length = int.from_bytes(await reader.readexactly(4), "big")
     message: dict[str, Any] = msgspec.json.decode(await reader.readexactly(length))
     return message
-
-
-def open_pipe() -> tuple[int, int]:
-    return os.pipe2(os.O_CLOEXEC)

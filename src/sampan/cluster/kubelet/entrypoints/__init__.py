@@ -1,0 +1,1 @@
+"""Small programs that prepare a server before running it, as the entry scripts of its container image do."""
