@@ -19,6 +19,7 @@ from sampan.cluster.apiserver.columns_base import (
     text,
     wide,
 )
+from sampan.kube import quantity
 from sampan.kube.objects import Object
 
 
@@ -186,7 +187,6 @@ def _csr_duration(obj: Object) -> str:
 
 def _usage(resource: str) -> Any:
     """CPU in millicores or memory in MiB of a PodMetrics or NodeMetrics object, summed over its containers."""
-    from sampan.kube import quantity
 
     def value(obj: Object) -> str:
         holders = obj.get("containers") or [obj]

@@ -1,0 +1,182 @@
+"""Job and CronJob."""
+
+from __future__ import annotations
+
+import uuid
+import zoneinfo
+from typing import Any, ClassVar
+
+from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
+from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
+from sampan.cluster.apiserver.registry.faults import Faults, sub
+from sampan.cluster.apiserver.registry.podspec import validate_template
+from sampan.cluster.apiserver.strategy import Context
+from sampan.kube import selectors
+from sampan.kube.objects import Object
+
+_CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
+_POLICIES = ("OnFailure", "Never")
+_COUNTS = ("parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished")
+
+
+def _job_spec(faults: Faults, obj: Object, path: str) -> None:
+    spec: Any = obj
+    for step in path.split("."):
+        spec = sub(spec, step)
+    for key in _COUNTS:
+        faults.non_negative(f"{path}.{key}", spec.get(key))
+    mode = spec.get("completionMode")
+    faults.one_of(f"{path}.completionMode", mode, ("NonIndexed", "Indexed"), required=False)
+    if mode == "Indexed" and spec.get("completions") is None:
+        faults.required(f"{path}.completions", "when completion mode is Indexed")
+    validate_template(faults, obj, f"{path}.template", _POLICIES)
+
+
+class Job(TableStrategy):
+    rows: ClassVar[Rows] = (
+        ("spec.completionMode", "NonIndexed"),
+        ("spec.suspend", False),
+        ("spec.manualSelector", False),
+    )
+    immutable = ("spec.selector", "spec.completionMode", "spec.podFailurePolicy", "spec.backoffLimitPerIndex")
+
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        spec = obj.get("spec")
+        if not isinstance(spec, dict):
+            return
+        if spec.get("completions") is None and spec.get("parallelism") is None:
+            spec["completions"] = spec["parallelism"] = 1
+        elif spec.get("parallelism") is None:
+            spec["parallelism"] = 1
+        if spec.get("backoffLimit") is None:
+            spec["backoffLimit"] = 6 if spec.get("backoffLimitPerIndex") is None else 2**31 - 1
+        if spec.get("podReplacementPolicy") is None:
+            spec["podReplacementPolicy"] = "Failed" if spec.get("podFailurePolicy") else "TerminatingOrFailed"
+        labels, metadata = sub(spec, "template", "metadata").get("labels"), obj.get("metadata")
+        if isinstance(labels, dict) and isinstance(metadata, dict) and not metadata.get("labels"):
+            metadata["labels"] = dict(labels)
+        default_pod_spec(lookup(obj, "spec.template.spec"))
+
+    def prepare_create(self, obj: Object, ctx: Context) -> None:
+        spec, metadata = sub(obj, "spec"), obj["metadata"]
+        obj["status"] = {}
+        if spec.get("manualSelector") or not isinstance(spec.get("template"), dict):
+            return
+        uid = metadata.get("uid") or metadata.setdefault("uid", str(uuid.uuid4()))
+        template = spec["template"]
+        labels = template.setdefault("metadata", {}).get("labels") or {}
+        name = metadata.get("name") or ""
+        own = {_CONTROLLER_UID: uid, "batch.kubernetes.io/job-name": name, "controller-uid": uid, "job-name": name}
+        template["metadata"]["labels"] = {**labels, **own}
+        if spec.get("selector") is None:
+            spec["selector"] = {"matchLabels": {_CONTROLLER_UID: uid}}
+
+    def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
+        spec, before = sub(new, "spec"), sub(old, "spec")
+        if spec.get("selector") is None and before.get("selector") is not None:
+            spec["selector"] = before["selector"]
+        if not before.get("manualSelector") and isinstance(spec.get("template"), dict):
+            # A client that sends its manifest again leaves out the labels that were generated for it.
+            labels = sub(before, "template", "metadata").get("labels") or {}
+            metadata = spec["template"].setdefault("metadata", {})
+            for key in (_CONTROLLER_UID, "batch.kubernetes.io/job-name", "controller-uid", "job-name"):
+                if key in labels:
+                    metadata["labels"] = {**(metadata.get("labels") or {})}
+                    metadata["labels"].setdefault(key, labels[key])
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec = sub(obj, "spec")
+        _job_spec(faults, obj, "spec")
+        selector = spec.get("selector")
+        if selector is None:
+            faults.required("spec.selector")
+            return
+        before = len(faults.causes)
+        faults.label_selector("spec.selector", selector)
+        labels = sub(spec, "template", "metadata").get("labels") or {}
+        if len(faults.causes) == before and not selectors.from_label_selector(selector).matches(labels):
+            faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+
+    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+        after, before = sub(new, "spec"), sub(old, "spec")
+        if before.get("completionMode") != "Indexed" or after.get("completions") != after.get("parallelism"):
+            faults.immutable("spec.completions", after.get("completions"), before.get("completions"))
+        # Scheduling directives of a suspended job that never started may change.
+        if not (before.get("suspend") and not lookup(old, "status.startTime")):
+            faults.immutable("spec.template", after.get("template"), before.get("template"))
+
+    def selectable_fields(self, obj: Object) -> dict[str, str]:
+        return {"status.successful": str(lookup(obj, "status.succeeded") or 0)}
+
+
+class CronJob(TableStrategy):
+    rows: ClassVar[Rows] = (
+        ("spec.concurrencyPolicy", "Allow"),
+        ("spec.suspend", False),
+        ("spec.successfulJobsHistoryLimit", 3),
+        ("spec.failedJobsHistoryLimit", 1),
+    )
+
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        default_pod_spec(lookup(obj, "spec.jobTemplate.spec.template.spec"))
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec = sub(obj, "spec")
+        name = sub(obj, "metadata").get("name") or ""
+        if len(name) > 52:
+            faults.invalid("metadata.name", name, "must be no more than 52 characters")
+        schedule = spec.get("schedule")
+        if not schedule:
+            faults.required("spec.schedule")
+        else:
+            _schedule(faults, schedule, spec.get("timeZone"))
+        zone = spec.get("timeZone")
+        if zone is not None:
+            if not zone:
+                faults.invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string")
+            elif zone.lower() == "local":
+                faults.invalid(
+                    "spec.timeZone",
+                    zone,
+                    "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+                )
+            else:
+                try:
+                    zoneinfo.ZoneInfo(zone)
+                except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+                    faults.invalid("spec.timeZone", zone, f"unknown time zone {zone}")
+        faults.one_of("spec.concurrencyPolicy", spec.get("concurrencyPolicy"), ("Allow", "Forbid", "Replace"))
+        for key in ("startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"):
+            faults.non_negative(f"spec.{key}", spec.get(key))
+        if sub(spec, "jobTemplate", "spec").get("manualSelector"):
+            faults.one_of("spec.jobTemplate.spec.manualSelector", "true", ("nil", "false"))
+        _job_spec(faults, obj, "spec.jobTemplate.spec")
+
+
+_MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+
+
+def _schedule(faults: Faults, schedule: str, zone: str | None) -> None:
+    if "TZ" in schedule:
+        faults.invalid("spec.schedule", schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead")
+        return
+    text = schedule.strip()
+    if text in _MACROS or text.startswith("@every "):
+        return
+    fields = text.split()
+    if len(fields) != 5:
+        faults.invalid("spec.schedule", schedule, f"expected exactly 5 fields, found {len(fields)}: {fields}")
+        return
+    from datetime import UTC, datetime
+
+    from cronsim import CronSim, CronSimError
+
+    try:
+        CronSim(text.replace("?", "*"), datetime.now(UTC))
+    except CronSimError as error:
+        faults.invalid("spec.schedule", schedule, str(error))
+
+
+STRATEGIES = {("batch", "Job"): Job(), ("batch", "CronJob"): CronJob()}

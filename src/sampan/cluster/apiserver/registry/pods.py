@@ -1,0 +1,181 @@
+"""Pod: what the server decides at creation, what may change afterwards, and its grace at deletion."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
+from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec, default_requests
+from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
+from sampan.cluster.apiserver.registry.podspec import validate_pod_spec
+from sampan.cluster.apiserver.strategy import Context
+from sampan.kube import kinds, quantity
+from sampan.kube.errors import forbidden
+from sampan.kube.objects import Object
+
+_CHANGEABLE = (
+    "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
+    "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
+    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+)
+_NOT_READY = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+_SYSTEM_PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
+
+
+def qos_class(spec: Object) -> str:
+    """Guaranteed, Burstable or BestEffort, from the CPU and memory of every container."""
+    requests: dict[str, Decimal] = {}
+    limits: dict[str, Decimal] = {}
+    guaranteed = True
+    for container in (*maps(spec.get("containers")), *maps(spec.get("initContainers"))):
+        resources = sub(container, "resources")
+        complete = set()
+        for kind, total in (("requests", requests), ("limits", limits)):
+            for name, text in (resources.get(kind) or {}).items():
+                if name not in ("cpu", "memory"):
+                    continue
+                amount = quantity.parse(str(text))
+                if amount > 0:
+                    total[name] = total.get(name, Decimal(0)) + amount
+                    if kind == "limits":
+                        complete.add(name)
+        guaranteed = guaranteed and complete == {"cpu", "memory"}
+    if not requests and not limits:
+        return "BestEffort"
+    same = all(requests.get(name) in (None, amount) for name, amount in limits.items())
+    return "Guaranteed" if guaranteed and same and requests.keys() <= limits.keys() else "Burstable"
+
+
+class Pod(TableStrategy):
+    rows: ClassVar[Rows] = (("spec.enableServiceLinks", True),)
+    fields: ClassVar[dict[str, str]] = {
+        "spec.nodeName": "",
+        "spec.restartPolicy": "",
+        "spec.schedulerName": "",
+        "spec.serviceAccountName": "",
+        "spec.hostNetwork": "false",
+        "status.phase": "",
+        "status.podIP": "",
+        "status.podIPs": "",
+        "status.nominatedNodeName": "",
+    }
+
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        default_pod_spec(obj.get("spec"))
+        default_requests(obj.get("spec"))
+
+    def prepare_create(self, obj: Object, ctx: Context) -> None:
+        spec = obj.get("spec")
+        if not isinstance(spec, dict):
+            return
+        self._account(obj, spec, ctx)
+        self._priority(obj, spec, ctx)
+        tolerations = maps(spec.get("tolerations"))
+        for key in _NOT_READY:
+            if not any(_tolerates(toleration, key) for toleration in tolerations):
+                tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
+        spec["tolerations"] = tolerations
+        try:
+            quality = qos_class(spec)
+        except ValueError:  # a quantity that validation will name
+            quality = "BestEffort"
+        obj["status"] = {"phase": "Pending", "qosClass": quality}
+
+    def _account(self, obj: Object, spec: Object, ctx: Context) -> None:
+        name = spec.get("serviceAccountName") or "default"
+        # The account `default` may lag a moment behind its namespace; any other one has to be there.
+        if name != "default" and ctx.get(kinds.SERVICE_ACCOUNT, name, ctx.namespace) is None:
+            raise forbidden(
+                f'pods "{obj["metadata"].get("name") or ""}" is forbidden: error looking up service account'
+                f' {ctx.namespace}/{name}: serviceaccount "{name}" not found'
+            )
+        spec["serviceAccountName"] = spec["serviceAccount"] = name
+
+    def _priority(self, obj: Object, spec: Object, ctx: Context) -> None:
+        name = spec.get("priorityClassName")
+        found: Object | None = None
+        if name in _SYSTEM_PRIORITIES:
+            found = {"value": _SYSTEM_PRIORITIES[name]}
+        elif name:
+            found = ctx.get(kinds.PRIORITY_CLASS, name, None)
+            if found is None:
+                pod = obj["metadata"].get("name") or ""
+                raise forbidden(f'pods "{pod}" is forbidden: no PriorityClass with name {name} was found')
+        else:
+            found = next((c for c in ctx.list(kinds.PRIORITY_CLASS, None) if c.get("globalDefault")), None)
+            if found is not None:
+                spec["priorityClassName"] = found["metadata"]["name"]
+        spec["priority"] = (found or {}).get("value", 0)
+        spec.setdefault("preemptionPolicy", (found or {}).get("preemptionPolicy") or "PreemptLowerPriority")
+
+    def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
+        if isinstance(new.get("status"), dict):
+            new["status"]["qosClass"] = lookup(old, "status.qosClass") or new["status"].get("qosClass")
+        spec, before = new.get("spec"), sub(old, "spec")
+        if isinstance(spec, dict) and ctx.subresource is None:
+            for key in (
+                "serviceAccountName",
+                "serviceAccount",
+                "nodeName",
+                "priority",
+                "preemptionPolicy",
+                "tolerations",
+            ):
+                if spec.get(key) is None and before.get(key) is not None:
+                    spec[key] = deepcopy(before[key])
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        validate_pod_spec(faults, obj.get("spec"), "spec")
+        for container in maps(sub(obj, "spec").get("ephemeralContainers")):
+            if not container.get("name"):
+                faults.required("spec.ephemeralContainers[0].name")
+
+    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+        after, before = sub(new, "spec"), sub(old, "spec")
+        deadline, limit = after.get("activeDeadlineSeconds"), before.get("activeDeadlineSeconds")
+        if limit is not None and (deadline is None or deadline > limit):
+            faults.invalid("spec.activeDeadlineSeconds", deadline, "must be less than or equal to previous value")
+        kept = maps(after.get("tolerations"))
+        if any(toleration not in kept for toleration in maps(before.get("tolerations"))):
+            faults.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds")
+        if after.get("ephemeralContainers") != before.get("ephemeralContainers"):
+            gone = {c.get("name") for c in maps(before.get("ephemeralContainers"))}
+            if gone - {c.get("name") for c in maps(after.get("ephemeralContainers"))}:
+                faults.forbidden("spec.ephemeralContainers", "existing ephemeral containers may not be removed")
+        if _fixed(after) != _fixed(before):
+            faults.forbidden("spec", _CHANGEABLE)
+
+    def graceful_delete(self, obj: Object, options: Object) -> int | None:
+        period = options.get("gracePeriodSeconds")
+        if period is None:
+            period = lookup(obj, "spec.terminationGracePeriodSeconds")
+        if not lookup(obj, "spec.nodeName") or lookup(obj, "status.phase") in ("Succeeded", "Failed"):
+            return 0  # nothing runs that would need grace
+        return 1 if isinstance(period, int) and period < 0 else int(period if period is not None else 30)
+
+
+def _tolerates(toleration: Object, key: str) -> bool:
+    return toleration.get("key") in (key, "", None) and toleration.get("effect") in ("NoExecute", "", None)
+
+
+def _fixed(spec: Object) -> Any:
+    """A pod spec without the fields that may change. nodeName is set once, through a binding or an update of ours."""
+    fixed: Object = {
+        key: value
+        for key, value in spec.items()
+        if key not in ("activeDeadlineSeconds", "tolerations", "ephemeralContainers", "nodeName", "schedulingGates")
+        and value not in (None, [], {})
+    }
+    for group in ("containers", "initContainers"):
+        if group in fixed:
+            fixed[group] = [
+                {k: v for k, v in container.items() if k not in ("image", "resources")}
+                for container in maps(fixed[group])
+            ]
+    return fixed
+
+
+STRATEGIES = {("", "Pod"): Pod()}

@@ -1,0 +1,268 @@
+"""Service, with its cluster IP and node ports, and Endpoints."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any, ClassVar
+
+from sampan.cluster.apiserver.registry.allocation import (
+    DEFAULT_CIDR,
+    ClusterIPs,
+    allocate_port,
+    check_port,
+    taken_ips,
+    taken_ports,
+)
+from sampan.cluster.apiserver.registry.base import TableStrategy
+from sampan.cluster.apiserver.registry.defaulting import Rows
+from sampan.cluster.apiserver.registry.faults import (
+    DNS_LABEL,
+    DNS_SUBDOMAIN,
+    Faults,
+    maps,
+    port_or_name,
+    sub,
+)
+from sampan.cluster.apiserver.strategy import Context
+from sampan.kube import kinds
+from sampan.kube.errors import invalid
+from sampan.kube.objects import Object
+
+_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
+_WITH_NODE_PORTS = ("LoadBalancer", "NodePort")
+
+
+def _type(obj: Object) -> str:
+    return sub(obj, "spec").get("type") or "ClusterIP"
+
+
+def _port_key(port: Object) -> tuple[Any, ...]:
+    return (port.get("port"), port.get("protocol") or "TCP")
+
+
+class Service(TableStrategy):
+    rows: ClassVar[Rows] = (
+        ("spec.type", "ClusterIP"),
+        ("spec.sessionAffinity", "None"),
+        ("spec.ports[].protocol", "TCP"),
+    )
+    fields: ClassVar[dict[str, str]] = {"spec.clusterIP": "", "spec.type": ""}
+
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        spec = obj.get("spec")
+        if not isinstance(spec, dict):
+            return
+        type = spec["type"]
+        if spec.get("sessionAffinity") == "ClientIP" and not spec.get("sessionAffinityConfig"):
+            spec["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": 10800}}
+        elif spec.get("sessionAffinity") == "None":
+            spec.pop("sessionAffinityConfig", None)
+        for port in maps(spec.get("ports")):
+            if port.get("targetPort") in (None, 0, "") and "port" in port:
+                port["targetPort"] = port["port"]
+        if type in _WITH_NODE_PORTS and not spec.get("externalTrafficPolicy"):
+            spec["externalTrafficPolicy"] = "Cluster"
+        if type == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is None:
+            spec["allocateLoadBalancerNodePorts"] = True
+        if type in ("ClusterIP", *_WITH_NODE_PORTS) and not spec.get("internalTrafficPolicy"):
+            spec["internalTrafficPolicy"] = "Cluster"
+
+    def prepare_create(self, obj: Object, ctx: Context) -> None:
+        obj["status"] = {"loadBalancer": {}}
+        self._allocate(obj, None, ctx)
+
+    def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
+        if ctx.subresource is not None:
+            return
+        self._drop_type_dependent(new, old)
+        self._carry_over(new, old)
+        self._allocate(new, old, ctx)
+
+    def _drop_type_dependent(self, new: Object, old: Object) -> None:
+        """Fields that the old type needed and the new one forbids go, unless the client changed them itself."""
+        spec, before = sub(new, "spec"), sub(old, "spec")
+        after_type, before_type = _type(new), _type(old)
+        if after_type == "ExternalName" and before_type != "ExternalName":
+            for key in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"):
+                if spec.get(key) == before.get(key):
+                    spec.pop(key, None)
+        if before_type in _WITH_NODE_PORTS and after_type not in _WITH_NODE_PORTS:
+            old_ports = {port.get("nodePort") for port in maps(before.get("ports"))}
+            for port in maps(spec.get("ports")):
+                if port.get("nodePort") in old_ports:
+                    port.pop("nodePort", None)
+            if spec.get("externalTrafficPolicy") == before.get("externalTrafficPolicy"):
+                spec.pop("externalTrafficPolicy", None)
+        if before_type == "LoadBalancer" and after_type != "LoadBalancer":
+            for key in ("allocateLoadBalancerNodePorts", "loadBalancerClass"):
+                if spec.get(key) == before.get(key):
+                    spec.pop(key, None)
+        left = before_type == "ExternalName" and after_type != "ExternalName"
+        if left and spec.get("externalName") == before.get("externalName"):
+            spec.pop("externalName", None)
+
+    def _carry_over(self, new: Object, old: Object) -> None:
+        """What was allocated stays when the client leaves it out."""
+        spec, before = sub(new, "spec"), sub(old, "spec")
+        if _type(new) != "ExternalName" and _type(old) != "ExternalName":
+            if not spec.get("clusterIP") and not spec.get("clusterIPs"):
+                for key in ("clusterIP", "clusterIPs"):
+                    if before.get(key):
+                        spec[key] = before[key]
+            for key in ("ipFamilies", "ipFamilyPolicy"):
+                if not spec.get(key) and before.get(key):
+                    spec[key] = before[key]
+        if _type(new) in _WITH_NODE_PORTS and _type(old) in _WITH_NODE_PORTS:
+            used = {port.get("nodePort") for port in maps(spec.get("ports"))}
+            known = {_port_key(port): port.get("nodePort") for port in maps(before.get("ports"))}
+            for port in maps(spec.get("ports")):
+                kept = known.get(_port_key(port))
+                if not port.get("nodePort") and kept and kept not in used:
+                    port["nodePort"] = kept
+
+    def _allocate(self, obj: Object, old: Object | None, ctx: Context) -> None:
+        spec = obj.get("spec")
+        if not isinstance(spec, dict) or _type(obj) not in _TYPES:
+            return
+        name, namespace = obj["metadata"].get("name") or "", ctx.namespace
+        others = [
+            service
+            for service in ctx.list(kinds.SERVICE, None)
+            if (service["metadata"].get("namespace"), service["metadata"]["name"]) != (namespace, name)
+        ]
+        faults = Faults()
+        if _type(obj) != "ExternalName":
+            cidr = ctx.settings.get("service_cidr") or DEFAULT_CIDR
+            self._cluster_ip(faults, spec, sub(old, "spec"), others, ClusterIPs(cidr), f"{namespace}/{name}")
+        if _type(obj) in _WITH_NODE_PORTS and spec.get("allocateLoadBalancerNodePorts") is not False:
+            self._node_ports(faults, spec, others, f"{namespace}/{name}")
+        if faults.causes:
+            raise invalid("Service", name, faults.causes)
+
+    def _cluster_ip(  # noqa: PLR0917 - one caller
+        self, faults: Faults, spec: Object, before: Object, others: list[Object], ips: ClusterIPs, key: str
+    ) -> None:
+        wanted = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), None)
+        if wanted == "None":
+            spec["clusterIP"], spec["clusterIPs"] = "None", ["None"]
+        else:
+            taken = taken_ips(others)
+            if not wanted:
+                wanted = ips.allocate(key, taken)
+            elif wanted != before.get("clusterIP"):
+                problem = ips.problem(wanted, taken)
+                if problem:
+                    faults.invalid("spec.clusterIPs", [wanted], problem)
+            spec["clusterIP"] = wanted
+            spec["clusterIPs"] = spec.get("clusterIPs") or [wanted]
+        if not spec.get("ipFamilies"):
+            spec["ipFamilies"] = ["IPv4"]
+        if not spec.get("ipFamilyPolicy"):
+            spec["ipFamilyPolicy"] = "SingleStack"
+
+    def _node_ports(self, faults: Faults, spec: Object, others: list[Object], key: str) -> None:
+        taken = taken_ports(others)
+        ports = maps(spec.get("ports"))
+        for index, port in enumerate(ports):
+            if port.get("nodePort"):
+                check_port(faults, f"spec.ports[{index}].nodePort", port["nodePort"], taken)
+        mine = {port["nodePort"] for port in ports if port.get("nodePort")}
+        for port in ports:
+            if not port.get("nodePort"):
+                port["nodePort"] = allocate_port(f"{key}/{_port_key(port)}", taken | mine)
+                mine.add(port["nodePort"])
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec, type = sub(obj, "spec"), _type(obj)
+        headless = spec.get("clusterIP") == "None"
+        faults.one_of("spec.type", type, _TYPES)
+        ports = maps(spec.get("ports"))
+        if not ports and not headless and type != "ExternalName":
+            faults.required("spec.ports")
+        if headless and type in _WITH_NODE_PORTS:
+            faults.invalid("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {type} services")
+        if type == "ExternalName":
+            if spec.get("clusterIP"):
+                faults.forbidden("spec.clusterIPs", "may not be set for ExternalName services")
+            if not spec.get("externalName"):
+                faults.required("spec.externalName")
+            else:
+                faults.name("spec.externalName", spec["externalName"].removesuffix("."), DNS_SUBDOMAIN)
+        _ports(faults, ports, type)
+        faults.labels("spec.selector", spec.get("selector"))
+        faults.one_of("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None"))
+        timeout = sub(spec, "sessionAffinityConfig", "clientIP").get("timeoutSeconds")
+        if isinstance(timeout, int) and not 0 < timeout <= 86400:
+            faults.invalid(
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+                timeout,
+                "must be greater than 0 and less than 86400",
+            )
+        if type not in _WITH_NODE_PORTS and spec.get("externalTrafficPolicy") and not spec.get("externalIPs"):
+            faults.invalid(
+                "spec.externalTrafficPolicy",
+                spec["externalTrafficPolicy"],
+                "may only be set for externally-accessible services",
+            )
+        for key in ("externalTrafficPolicy", "internalTrafficPolicy"):
+            faults.one_of(f"spec.{key}", spec.get(key), ("Cluster", "Local"), required=False)
+        for index, ip in enumerate(spec.get("externalIPs") or ()):
+            address(faults, f"spec.externalIPs[{index}]", ip)
+
+    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+        after, before = sub(new, "spec"), sub(old, "spec")
+        kept = "ExternalName" not in (_type(new), _type(old)) and before.get("clusterIP")
+        if kept and after.get("clusterIP") != kept:
+            faults.invalid("spec.clusterIPs[0]", [after.get("clusterIP")], "may not change once set")
+
+
+def _ports(faults: Faults, ports: list[Object], type: str) -> None:
+    names: set[str] = set()
+    numbers: set[tuple[Any, ...]] = set()
+    for index, port in enumerate(ports):
+        where, name = f"spec.ports[{index}]", port.get("name") or ""
+        if not name and len(ports) > 1:
+            faults.required(f"{where}.name")
+        elif name:
+            faults.name(f"{where}.name", name, DNS_LABEL)
+            if name in names:
+                faults.duplicate(f"{where}.name", name)
+            names.add(name)
+        if "port" not in port:
+            faults.required(f"{where}.port")
+        else:
+            faults.port(f"{where}.port", port["port"])
+        faults.one_of(f"{where}.protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
+        port_or_name(faults, f"{where}.targetPort", port.get("targetPort"))
+        if _port_key(port) in numbers:
+            faults.duplicate(where, {"protocol": port.get("protocol"), "port": port.get("port")})
+        numbers.add(_port_key(port))
+        if port.get("nodePort") and type not in _WITH_NODE_PORTS:
+            faults.forbidden(f"{where}.nodePort", f"may not be used when `type` is '{type}'")
+
+
+def address(faults: Faults, path: str, text: Any) -> None:
+    """An IP address that traffic can go to."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        faults.invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+
+
+class Endpoints(TableStrategy):
+    rows: ClassVar[Rows] = (("subsets[].ports[].protocol", "TCP"),)
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        for index, subset in enumerate(maps(obj.get("subsets"))):
+            where = f"subsets[{index}]"
+            if not subset.get("addresses") and not subset.get("notReadyAddresses"):
+                faults.required(where, "must specify `addresses` or `notReadyAddresses`")
+            for group in ("addresses", "notReadyAddresses"):
+                for position, entry in enumerate(maps(subset.get(group))):
+                    address(faults, f"{where}.{group}[{position}].ip", entry.get("ip"))
+            for position, port in enumerate(maps(subset.get("ports"))):
+                faults.port(f"{where}.ports[{position}].port", port.get("port"))
+
+
+STRATEGIES = {("", "Service"): Service(), ("", "Endpoints"): Endpoints()}

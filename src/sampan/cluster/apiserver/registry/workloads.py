@@ -1,0 +1,243 @@
+"""Deployment, ReplicaSet, StatefulSet, DaemonSet, ControllerRevision, ReplicationController, PodTemplate."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from sampan.cluster.apiserver.registry.base import TableStrategy, lookup, validate_selector
+from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
+from sampan.cluster.apiserver.registry.faults import Faults, maps, part_or_percent, sub
+from sampan.cluster.apiserver.registry.podspec import validate_template
+from sampan.kube.objects import Object
+
+
+def _is_zero(value: Any) -> bool:
+    return value == 0 or (isinstance(value, str) and bool(re.fullmatch("0+%", value)))
+
+
+class Workload(TableStrategy):
+    """What has `spec.replicas`, `spec.selector` and `spec.template`."""
+
+    noun: ClassVar[str] = ""
+    immutable: ClassVar[tuple[str, ...]] = ("spec.selector",)
+
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        default_pod_spec(lookup(obj, "spec.template.spec"))
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec = sub(obj, "spec")
+        for key in ("replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"):
+            faults.non_negative(f"spec.{key}", spec.get(key))
+        validate_selector(faults, obj, self.noun)
+        validate_template(faults, obj)
+
+
+class Deployment(Workload):
+    noun = "deployment"
+    rows: ClassVar[Rows] = (
+        ("spec.replicas", 1),
+        ("spec.strategy", {}),
+        ("spec.strategy.type", "RollingUpdate"),
+        ("spec.revisionHistoryLimit", 10),
+        ("spec.progressDeadlineSeconds", 600),
+    )
+
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        strategy = sub(obj, "spec", "strategy")
+        if strategy.get("type") == "RollingUpdate":
+            if strategy.get("rollingUpdate") is None:
+                strategy["rollingUpdate"] = {}
+            if isinstance(strategy["rollingUpdate"], dict):
+                for key in ("maxUnavailable", "maxSurge"):
+                    if strategy["rollingUpdate"].get(key) is None:
+                        strategy["rollingUpdate"][key] = "25%"
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        super().validate(faults, obj)
+        spec = sub(obj, "spec")
+        strategy = sub(spec, "strategy")
+        faults.one_of("spec.strategy.type", strategy.get("type"), ("Recreate", "RollingUpdate"))
+        rolling = strategy.get("rollingUpdate")
+        if strategy.get("type") == "Recreate" and rolling is not None:
+            faults.forbidden("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'")
+        elif rolling is not None:
+            unavailable, surge = rolling.get("maxUnavailable"), rolling.get("maxSurge")
+            part_or_percent(faults, "spec.strategy.rollingUpdate.maxUnavailable", unavailable)
+            part_or_percent(faults, "spec.strategy.rollingUpdate.maxSurge", surge)
+            if _is_zero(unavailable) and _is_zero(surge):
+                faults.invalid(
+                    "spec.strategy.rollingUpdate.maxUnavailable", unavailable, "may not be 0 when `maxSurge` is 0"
+                )
+            if isinstance(unavailable, str) and unavailable[:-1].isdigit() and int(unavailable[:-1]) > 100:
+                faults.invalid(
+                    "spec.strategy.rollingUpdate.maxUnavailable", unavailable, "must not be greater than 100%"
+                )
+        deadline = spec.get("progressDeadlineSeconds")
+        if isinstance(deadline, int) and deadline <= (spec.get("minReadySeconds") or 0):
+            faults.invalid("spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds")
+
+
+class ReplicaSet(Workload):
+    noun = "replicaset"
+    rows: ClassVar[Rows] = (("spec.replicas", 1),)
+    fields: ClassVar[dict[str, str]] = {"status.replicas": "0"}
+
+
+class ReplicationController(TableStrategy):
+    rows: ClassVar[Rows] = (("spec.replicas", 1),)
+    fields: ClassVar[dict[str, str]] = {"status.replicas": "0"}
+
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        spec = sub(obj, "spec")
+        labels = sub(spec, "template", "metadata").get("labels")
+        if labels and spec.get("selector") is None:
+            spec["selector"] = dict(labels)
+        default_pod_spec(lookup(obj, "spec.template.spec"))
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec = sub(obj, "spec")
+        faults.non_negative("spec.replicas", spec.get("replicas"))
+        selector, labels = spec.get("selector"), sub(spec, "template", "metadata").get("labels") or {}
+        if not selector:
+            faults.required("spec.selector")
+        elif any(labels.get(key) != value for key, value in selector.items()):
+            faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+        validate_template(faults, obj)
+
+
+_STATEFUL_MUTABLE = {
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+}
+
+
+class StatefulSet(Workload):
+    noun = "statefulset"
+    immutable = ()
+    rows: ClassVar[Rows] = (
+        ("spec.replicas", 1),
+        ("spec.podManagementPolicy", "OrderedReady"),
+        ("spec.updateStrategy", {}),
+        ("spec.updateStrategy.type", "RollingUpdate"),
+        ("spec.revisionHistoryLimit", 10),
+        ("spec.persistentVolumeClaimRetentionPolicy", {}),
+        ("spec.persistentVolumeClaimRetentionPolicy.whenDeleted", "Retain"),
+        ("spec.persistentVolumeClaimRetentionPolicy.whenScaled", "Retain"),
+        ("spec.volumeClaimTemplates[].apiVersion", "v1"),
+        ("spec.volumeClaimTemplates[].kind", "PersistentVolumeClaim"),
+        ("spec.volumeClaimTemplates[].spec.volumeMode", "Filesystem"),
+        ("spec.volumeClaimTemplates[].status", {"phase": "Pending"}),
+    )
+
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        strategy = sub(obj, "spec", "updateStrategy")
+        if strategy.get("type") == "RollingUpdate":
+            if strategy.get("rollingUpdate") is None:
+                strategy["rollingUpdate"] = {}
+            if isinstance(strategy["rollingUpdate"], dict) and strategy["rollingUpdate"].get("partition") is None:
+                strategy["rollingUpdate"]["partition"] = 0
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec = sub(obj, "spec")
+        template = sub(spec, "template", "spec")
+        names = (lookup(claim, "metadata.name") for claim in maps(spec.get("volumeClaimTemplates")))
+        claims = [name for name in names if name]
+        # A claim template is a volume of the pods too: mounts may name it.
+        named = {volume.get("name") for volume in maps(template.get("volumes"))}
+        volumes = [*maps(template.get("volumes")), *({"name": c, "emptyDir": {}} for c in claims if c not in named)]
+        checked = {
+            **obj,
+            "spec": {**spec, "template": {**sub(spec, "template"), "spec": {**template, "volumes": volumes}}},
+        }
+        super().validate(faults, checked if template else obj)
+        faults.one_of("spec.podManagementPolicy", spec.get("podManagementPolicy"), ("OrderedReady", "Parallel"))
+        strategy = sub(spec, "updateStrategy")
+        faults.one_of("spec.updateStrategy.type", strategy.get("type"), ("RollingUpdate", "OnDelete"))
+        if strategy.get("type") == "OnDelete" and strategy.get("rollingUpdate") is not None:
+            faults.invalid(
+                "spec.updateStrategy.rollingUpdate",
+                strategy["rollingUpdate"],
+                "only allowed for updateStrategy 'RollingUpdate'",
+            )
+        faults.non_negative(
+            "spec.updateStrategy.rollingUpdate.partition", sub(strategy, "rollingUpdate").get("partition")
+        )
+        for key in ("whenDeleted", "whenScaled"):
+            where = f"spec.persistentVolumeClaimRetentionPolicy.{key}"
+            faults.one_of(where, lookup(obj, where), ("Retain", "Delete"))
+
+    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+        after, before = sub(new, "spec"), sub(old, "spec")
+        changed = {key for key in {*after, *before} - _STATEFUL_MUTABLE if after.get(key) != before.get(key)}
+        if changed:
+            faults.forbidden(
+                "spec",
+                "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy',"
+                " 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            )
+
+
+class DaemonSet(Workload):
+    noun = "daemonset"
+    rows: ClassVar[Rows] = (
+        ("spec.updateStrategy", {}),
+        ("spec.updateStrategy.type", "RollingUpdate"),
+        ("spec.revisionHistoryLimit", 10),
+    )
+
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        strategy = sub(obj, "spec", "updateStrategy")
+        if strategy.get("type") == "RollingUpdate":
+            if strategy.get("rollingUpdate") is None:
+                strategy["rollingUpdate"] = {}
+            if isinstance(strategy["rollingUpdate"], dict):
+                for key, value in (("maxUnavailable", 1), ("maxSurge", 0)):
+                    if strategy["rollingUpdate"].get(key) is None:
+                        strategy["rollingUpdate"][key] = value
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        super().validate(faults, obj)
+        strategy = sub(obj, "spec", "updateStrategy")
+        faults.one_of("spec.updateStrategy.type", strategy.get("type"), ("RollingUpdate", "OnDelete"))
+        rolling = sub(strategy, "rollingUpdate")
+        for key in ("maxUnavailable", "maxSurge"):
+            part_or_percent(faults, f"spec.updateStrategy.rollingUpdate.{key}", rolling.get(key))
+        if rolling and _is_zero(rolling.get("maxUnavailable")) and _is_zero(rolling.get("maxSurge")):
+            faults.required("spec.updateStrategy.rollingUpdate.maxUnavailable", "cannot be 0 when maxSurge is 0")
+
+
+class ControllerRevision(TableStrategy):
+    immutable = ("data",)
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        faults.non_negative("revision", obj.get("revision"))
+
+
+class PodTemplate(TableStrategy):
+    def default(self, obj: Object) -> None:
+        default_pod_spec(lookup(obj, "template.spec"))
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        validate_template(faults, obj, "template", ("Always", "OnFailure", "Never"))
+
+
+STRATEGIES = {
+    ("apps", "Deployment"): Deployment(),
+    ("apps", "ReplicaSet"): ReplicaSet(),
+    ("apps", "StatefulSet"): StatefulSet(),
+    ("apps", "DaemonSet"): DaemonSet(),
+    ("apps", "ControllerRevision"): ControllerRevision(),
+    ("", "ReplicationController"): ReplicationController(),
+    ("", "PodTemplate"): PodTemplate(),
+}
