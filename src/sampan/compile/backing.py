@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sampan.compile.bindings import PORTS, bindings, server_name
 from sampan.compile.containers import CONTAINER_SECURITY, POD_SECURITY
 from sampan.compile.context import MESSAGING, Item, selector
+from sampan.compile.network import store_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sampan.compile.bindings import Binding
     from sampan.compile.context import Context
-    from sampan.model import Handle
-
-PORTS = {"mysql": 3306, "postgresql": 5432, "redis": 6379, "nats": 4222, "s3": 443}
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,10 @@ SERVERS: dict[str, Server] = {
         ports={"monitor": 8222},
     ),
 }
-SUFFIX = {"database": "-db", "cache": "-cache"}
-
-
-def server_name(_context: Context, handle: Handle) -> str:
-    """The name of the server behind a resource, which is also its host name."""
-    return MESSAGING if handle.kind == "topic" else handle.name + SUFFIX.get(handle.kind, "")
 
 
 def stores(context: Context) -> Iterator[Item]:
     """The servers behind the resources that are used, the volume of those that are files, and their policies."""
-    from sampan.compile.bindings import bindings
-    from sampan.compile.network import store_policy
-
     bound = bindings(context)
     if any(context.on_volume(binding.handle) for binding in bound):
         yield _shared_volume(context)
@@ -95,7 +85,7 @@ def stores(context: Context) -> Iterator[Item]:
     for binding in bound:
         if binding.type not in SERVERS:
             continue
-        name = server_name(context, binding.handle)
+        name = server_name(binding.handle)
         using = [
             workload
             for workload in context.app.workloads

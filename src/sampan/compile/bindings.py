@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sampan.kube.objects import Object
     from sampan.model import Handle
 
+PORTS = {"mysql": 3306, "postgresql": 5432, "redis": 6379, "nats": 4222, "s3": 443}
+SUFFIX = {"database": "-db", "cache": "-cache"}
 TYPES = {"cache": "redis", "topic": "nats", "secret": "opaque"}
 
 
@@ -35,6 +37,11 @@ def type_of(context: Context, handle: Handle) -> str:
     if isinstance(handle, Bucket):
         return "file" if context.on_volume(handle) else "s3"
     return TYPES.get(handle.kind, "")
+
+
+def server_name(handle: Handle) -> str:
+    """The name of the server behind a resource, where it runs beside the services: its host name."""
+    return MESSAGING if handle.kind == "topic" else handle.name + SUFFIX.get(handle.kind, "")
 
 
 def bindings(context: Context) -> list[Binding]:
@@ -69,20 +76,19 @@ def _content(binding: Binding, token: Callable[[], str]) -> dict[str, str]:
     if isinstance(handle, Secret):
         return content | {key: token() for key in handle.keys}
     if handle.kind == "topic":
-        return content | {"uri": f"nats://{MESSAGING}:4222"}
+        return content | {"uri": f"nats://{server_name(handle)}:{PORTS[binding.type]}"}
     if handle.kind == "cache":
-        return content | {"uri": f"redis://{name}-cache:6379/0"}
+        return content | {"uri": f"redis://{server_name(handle)}:{PORTS[binding.type]}/0"}
     if binding.type == "file":
         return content | {"uri": f"file:///data/{name}"}
     if binding.type == "sqlite":
         return content | {"uri": f"sqlite:////data/{name}.db"}
-    port = {"mysql": "3306", "postgresql": "5432"}[binding.type]
-    user, database, password = name.replace("-", "_"), name.replace("-", "_"), token()
+    host, port, user, password = server_name(handle), PORTS[binding.type], name.replace("-", "_"), token()
     return content | {
-        "uri": f"{binding.type}://{user}:{password}@{name}-db:{port}/{database}",
-        "host": f"{name}-db",
-        "port": port,
+        "uri": f"{binding.type}://{user}:{password}@{host}:{port}/{user}",
+        "host": host,
+        "port": str(port),
         "username": user,
         "password": password,
-        "database": database,
+        "database": user,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sampan.compile.backing import PORTS, server_name
+from sampan.compile.bindings import PORTS, server_name, type_of
 from sampan.compile.context import Item, selector
 from sampan.model import Handle, Service, graph
 
@@ -73,8 +73,8 @@ def _stores(context: Context, handles: list[Handle]) -> Iterator[dict[str, Any]]
     """To the backing store beside us; elsewhere to its port, wherever the platform keeps it."""
     seen = set()
     for handle in handles:
-        server = server_name(context, handle)
-        port = PORTS.get(_type(context, handle))
+        server = server_name(handle)
+        port = PORTS.get(type_of(context, handle))
         if port is None or context.on_volume(handle) or (server, port) in seen:
             continue
         seen.add((server, port))
@@ -83,12 +83,6 @@ def _stores(context: Context, handles: list[Handle]) -> Iterator[dict[str, Any]]
             labels = {"app.kubernetes.io/name": server, "app.kubernetes.io/part-of": context.app.name}
             rule = {"to": [{"podSelector": {"matchLabels": labels}}], **rule}
         yield rule
-
-
-def _type(context: Context, handle: Handle) -> str:
-    from sampan.compile.bindings import type_of
-
-    return type_of(context, handle)
 
 
 def _outside(target: str) -> dict[str, Any]:

@@ -42,5 +42,9 @@ def scaling(context: Context, declared: Service) -> Iterator[Item]:
             context.object("autoscaling/v2", "HorizontalPodAutoscaler", declared.name, labels, spec=spec),
         )
     if scale.minimum > 1:
-        budget = {"maxUnavailable": 1, "selector": {"matchLabels": selector(labels)}}
+        budget = {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector(labels)},
+        }
         yield Item(declared, context.object("policy/v1", "PodDisruptionBudget", declared.name, labels, spec=budget))

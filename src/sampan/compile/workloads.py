@@ -55,6 +55,7 @@ def _deployment(context: Context, declared: Service) -> dict[str, Any]:
                 "topologyKey": key,
                 "whenUnsatisfiable": "ScheduleAnyway",
                 "labelSelector": {"matchLabels": chosen},
+                "matchLabelKeys": ["pod-template-hash"],
             }
             for key in SPREAD_OVER
         ]

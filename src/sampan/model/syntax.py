@@ -6,6 +6,8 @@ import re
 from decimal import Decimal
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+HOST = re.compile(r"(\*\.)?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE])?")
 FACTORS = {"": Decimal(1), "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "k": Decimal(1000)} | {
     **{prefix: Decimal(1000) ** power for power, prefix in enumerate("MGTPE", 2)},
@@ -43,6 +45,35 @@ def quantity(text: object) -> Decimal | None:
     """The value of a Kubernetes quantity; None when it is not one, or negative."""
     match = QUANTITY.fullmatch(text) if isinstance(text, str) else None
     return Decimal(match[1]) * FACTORS[match[2] or ""] if match else None
+
+
+def egress(text: str) -> str | None:
+    """`CIDR:port`, as in `203.0.113.0/24:443` or `2001:db8::/32:443`."""
+    import ipaddress
+
+    cidr, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 1 <= int(port) <= 65535:
+        return "it ends with no port"
+    try:
+        ipaddress.ip_network(cidr)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def time_zone(name: str) -> str | None:
+    """An IANA name. Where the machine has no time zone database nothing can be said against it."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        ZoneInfo("UTC")
+    except ZoneInfoNotFoundError:
+        return None
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return "which is not in the time zone database"
+    return None
 
 
 def schedule(text: str) -> str | None:

@@ -226,6 +226,21 @@ def _values(app: Application, report: _Report) -> None:
                 database.location,
                 nearest(database.engine, list(ENGINES)),
             )
+        for environment in app.environments:
+            engine = _overrides(environment, database).get("engine", database.engine)
+            if engine not in ENGINES:
+                report(
+                    f"{database!r} has the engine {engine!r} in environment {environment.name!r}",
+                    environment.location,
+                    nearest(engine, list(ENGINES)),
+                )
+            elif engine == "sqlite" and not environment.is_local:
+                report(
+                    f"{database!r} is a SQLite file in environment {environment.name!r}",
+                    environment.location,
+                    "instances on several nodes cannot share it safely; use mysql or postgresql there",
+                    "warning",
+                )
 
 
 def _workload_values(workload: Any, location: Location, where: str, report: _Report) -> None:
@@ -238,6 +253,11 @@ def _workload_values(workload: Any, location: Location, where: str, report: _Rep
     for name, value in workload.env.items():
         if not isinstance(value, str):
             wrong(f"sets {name} to {value!r}", f'environment variables are text: "{value}"')
+        if not syntax.VARIABLE.fullmatch(name):
+            wrong(f"sets {name!r}, which no environment variable is called", "use letters, digits and underscores")
+    for target in workload.egress:
+        if mistake := syntax.egress(target):
+            wrong(f"has the egress {target!r}: {mistake}", 'write it as "203.0.113.0/24:443"')
     if isinstance(workload, Service):
         _scale_values(workload.scale, wrong)
         if not 1 <= workload.port <= 65535:
@@ -246,8 +266,17 @@ def _workload_values(workload: Any, location: Location, where: str, report: _Rep
             _probe_values(probe, wrong)
         if workload.asgi is None and not any(grant.access == "subscribe" for grant in workload.grants):
             wrong("does nothing", 'give it an application (asgi="module:attribute") or a topic to subscribe to')
-    elif workload.schedule is not None and (mistake := syntax.schedule(workload.schedule)):
-        wrong(f"has the schedule {workload.schedule!r}: {mistake}", 'for example "0 3 * * *": every day at 03:00')
+    else:
+        _job_values(workload, wrong)
+
+
+def _job_values(job: Job, wrong: Callable[[str, str], None]) -> None:
+    if job.schedule is not None and (mistake := syntax.schedule(job.schedule)):
+        wrong(f"has the schedule {job.schedule!r}: {mistake}", 'for example "0 3 * * *": every day at 03:00')
+    if job.time_zone is not None and (mistake := syntax.time_zone(job.time_zone)):
+        wrong(f"has the time zone {job.time_zone!r}, {mistake}", 'for example "Europe/Berlin"')
+    if job.timeout < 1 or job.retries < 0:
+        wrong(f"has timeout={job.timeout}, retries={job.retries}", "a timeout is 1 second or more, retries 0 or more")
 
 
 def _scale_values(scale: Scale, wrong: Callable[[str, str], None]) -> None:
@@ -288,6 +317,18 @@ def _overrides(environment: Environment, thing: Any) -> dict[str, Any]:
 def _environments(app: Application, report: _Report) -> None:
     known: list[Any] = [*app.workloads, *app.handles]
     for environment in app.environments:
+        if environment.namespace is not None and (wrong := syntax.label(environment.namespace)):
+            report(
+                f"environment {environment.name!r} has the namespace {environment.namespace!r}, which {wrong}",
+                environment.location,
+                f'use lower-case letters, digits and hyphens: "{syntax.suggest_label(environment.namespace)}"',
+            )
+        if environment.host is not None and not syntax.HOST.fullmatch(environment.host):
+            report(
+                f"environment {environment.name!r} has the host {environment.host!r}, which is no host name",
+                environment.location,
+                'a host name has no scheme, port or path: "shop.example.com"',
+            )
         for thing, override in environment.values.items():
             if not any(thing is one for one in known):
                 report(
