@@ -41,7 +41,7 @@ def system(chance: random.Random) -> Application:
     def some(things: list[Any]) -> list[Any]:
         return chance.sample(things, chance.randint(0, len(things)))
 
-    handles = {
+    handles: dict[str, list[Any]] = {
         "database": [
             Database(n, engine=chance.choice(["mysql", "postgresql", "sqlite"]), migrations="m") for n in NAMES
         ],
