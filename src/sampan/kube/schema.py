@@ -1,7 +1,8 @@
 """Schemas of kinds: built-in ones from the data beside this module, custom ones from their CRD, one shape for both.
 
 A `Schema` is a node of a tree that is parsed as it is walked, so that loading costs what is used. Checks over objects
-are in `sampan.kube.validation` and offered here too: `validate`, `unknown_fields`, `prune`, `apply_defaults`, `canonical`.
+are in `sampan.kube.validation` and offered here too: `validate`, `unknown_fields`, `prune`, `apply_defaults`,
+`canonical`.
 """
 
 from __future__ import annotations

@@ -263,15 +263,19 @@ def _validate_number(schema: Schema, value: float, path: str, causes: list[Cause
 
 
 def _validate_object(schema: Schema, value: dict[str, Any], path: str, causes: list[Cause]) -> None:
-    for name in schema.required:
-        if value.get(name) is None and (name not in value or not schema.structural):
-            causes.append(Cause(_join(path, name), "Required value", "FieldValueRequired"))
+    causes += [
+        Cause(_join(path, name), "Required value", "FieldValueRequired")
+        for name in schema.required
+        if value.get(name) is None and (name not in value or not schema.structural)
+    ]
     if schema.structural:
         _limits(schema.raw, _OBJECT_LIMITS, len(value), value, path=path, causes=causes)
     if schema.embedded:
-        for name in ("apiVersion", "kind"):
-            if not value.get(name):
-                causes.append(Cause(_join(path, name), "Required value: must not be empty", "FieldValueRequired"))
+        causes += [
+            Cause(_join(path, name), "Required value: must not be empty", "FieldValueRequired")
+            for name in ("apiVersion", "kind")
+            if not value.get(name)
+        ]
     properties, values = schema.properties, schema.values
     for name, item in value.items():
         child = properties.get(name)

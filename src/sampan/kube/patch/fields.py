@@ -1,0 +1,281 @@
+"""Sets of fields in the `fieldsV1` format, and the walks that make them.
+
+A set is a trie of dictionaries. Its keys are path elements: `f:NAME` a field, `k:{...}` an element of a list by its
+keys, `v:VALUE` an element of a set. An empty node is a member; a node with children is one itself when it holds `.`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from sampan.kube.errors import bad_request
+from sampan.kube.schema import ANYTHING, UNSET, Schema
+
+Fields = dict[str, Any]
+Path = tuple[str, ...]
+
+KEY_DEFAULTS = {"protocol": "TCP"}
+"""Keys of built-in list maps that have a default (`ports`)."""
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+# -- tries -----------------------------------------------------------------------------------------------------------
+
+
+def contains(fields: Fields, path: Path) -> bool:
+    node: Any = fields
+    for element in path:
+        node = node.get(element)
+        if node is None:
+            return False
+    return not node or "." in node
+
+
+def insert(fields: Fields, path: Path) -> None:
+    """Adds a path, in place."""
+    node = fields
+    for depth, element in enumerate(path):
+        child = node.get(element)
+        if child is None:
+            if depth and not node:
+                node["."] = {}  # was a member without children
+            child = node[element] = {}
+            if depth == len(path) - 1:
+                return
+            for rest in path[depth + 1 :]:
+                child[rest] = child = {}
+            return
+        if not child and depth < len(path) - 1:
+            child["."] = {}
+        node = child
+    if node:
+        node["."] = {}
+
+
+def from_paths(paths: Iterable[Path]) -> Fields:
+    fields: Fields = {}
+    for path in sorted(paths, key=len):
+        insert(fields, path)
+    return fields
+
+
+def union(left: Fields, right: Fields) -> Fields:
+    """Members of either. Shares with its arguments."""
+    if not right:
+        return left
+    if not left:
+        return right
+    return _union(left, right, top=True)
+
+
+def _union(left: Fields, right: Fields, *, top: bool = False) -> Fields:
+    result = dict(left)
+    for element, child in right.items():
+        present = result.get(element)
+        if present is None:
+            result[element] = child
+        elif element != ".":
+            result[element] = _union(present, child)
+    if not top and result and (not left or not right):
+        result["."] = {}
+    return result
+
+
+def difference(left: Fields, right: Fields) -> Fields:
+    """Members of `left` that are not in `right`; `left` itself when none is."""
+    return _difference(left, right, top=True) or {}
+
+
+def _difference(left: Fields, right: Fields, *, top: bool = False) -> Fields | None:
+    """None when nothing is left."""
+    member = not top and (not left or "." in left)
+    if member and (not right or "." in right):
+        member = False
+        changed = True
+    else:
+        changed = False
+    children: Fields = {}
+    for element, child in left.items():
+        if element == ".":
+            continue
+        other = right.get(element)
+        if other is None:
+            children[element] = child
+            continue
+        rest = _difference(child, other)
+        if rest is not child:
+            changed = True
+        if rest is not None:
+            children[element] = rest
+    if not changed:
+        return left
+    if member:
+        return {".": {}, **children} if children else {}
+    return children or None
+
+
+def paths_of(fields: Fields, prefix: Path = ()) -> Iterator[Path]:
+    """All members."""
+    if prefix and (not fields or "." in fields):
+        yield prefix
+    for element, child in fields.items():
+        if element != ".":
+            yield from paths_of(child, (*prefix, element))
+
+
+def intersection(paths: Iterable[Path], fields: Fields) -> list[Path]:
+    return [path for path in paths if contains(fields, path)]
+
+
+def text_of(path: Path) -> str:
+    """A path as conflicts show it: `.spec.containers[name="web"].image`."""
+    parts = []
+    for element in path:
+        kind, _, rest = element.partition(":")
+        if kind == "f":
+            parts.append(f".{rest}")
+        elif kind == "k":
+            keys = json.loads(rest)
+            parts.append(f"[{','.join(f'{key}={json.dumps(keys[key])}' for key in sorted(keys))}]")
+        else:
+            parts.append(f"[={rest}]")
+    return "".join(parts)
+
+
+# -- walks over objects ----------------------------------------------------------------------------------------------
+
+
+def is_map(schema: Schema, value: Any) -> bool:
+    """Whether the fields of a map are owned one by one."""
+    return isinstance(value, dict) and schema.map_type != "atomic"
+
+
+def is_list(schema: Schema, value: Any) -> bool:
+    """Whether the elements of a list are owned one by one."""
+    return isinstance(value, list) and schema.list_type in ("map", "set")
+
+
+def element_of(schema: Schema, item: Any) -> str:
+    """The path element of an element of an associative list. Raises ApiError 400 for one without its keys."""
+    if schema.list_type == "set":
+        return "v:" + _encode(item).decode()
+    if not isinstance(item, dict):
+        raise bad_request("failed to create typed patch object: an element of an associative list is not an object")
+    keys = {}
+    for key in schema.list_map_keys:
+        value = item.get(key)
+        if value is None:
+            known = schema.items.properties.get(key)
+            if known is not None and known.default is not UNSET:
+                value = known.default
+            elif not schema.structural and key in KEY_DEFAULTS:
+                value = KEY_DEFAULTS[key]
+            else:
+                raise bad_request(
+                    "failed to create typed patch object: element of an associative list omits key field "
+                    f'"{key}" (and doesn\'t have default value)'
+                )
+        keys[key] = value
+    return "k:" + _encode(keys).decode()
+
+
+def elements_of(schema: Schema, items: list[Any]) -> dict[str, Any]:
+    """Elements by their path element; of duplicates, and of elements without keys, as much as can be told apart."""
+    found: dict[str, Any] = {}
+    for index, item in enumerate(items):
+        try:
+            found.setdefault(element_of(schema, item), item)
+        except Exception:
+            found[f"i:{index}"] = item
+    return found
+
+
+def child_of(schema: Schema, name: str) -> Schema:
+    return schema.child(name) or ANYTHING
+
+
+def field_set(schema: Schema, value: Any) -> Fields:
+    """The fields an applied object sets: leaves, list elements, keys of maps, and what is empty."""
+    paths: list[Path] = []
+
+    def walk(node: Schema, value: Any, path: Path) -> None:
+        if is_map(node, value):
+            for name, item in value.items():
+                inner = (*path, "f:" + name)
+                walk(child_of(node, name), item, inner)
+                if item in ({}, []) or (isinstance(item, dict | list) and name not in node.properties):
+                    paths.append(inner)
+        elif is_list(node, value):
+            seen = set()
+            for item in value:
+                element = element_of(node, item)
+                if element in seen:
+                    raise bad_request(
+                        f"failed to create typed patch object: duplicate entries for key {text_of((*path, element))}"
+                    )
+                seen.add(element)
+                inner = (*path, element)
+                if node.list_type == "map":
+                    walk(node.items, item, inner)
+                paths.append(inner)
+        else:
+            paths.append(path)
+
+    walk(schema, value, ())
+    return from_paths(path for path in paths if path)
+
+
+def added_paths(schema: Schema, value: Any, path: Path, out: list[Path]) -> None:
+    """Every member of a subtree that is new: leaves, and the containers that can stand alone."""
+    if is_map(schema, value):
+        if path and (not value or not schema.properties or path[-1][0] == "k"):
+            out.append(path)
+        for name, item in value.items():
+            added_paths(child_of(schema, name), item, (*path, "f:" + name), out)
+    elif is_list(schema, value):
+        if path:
+            out.append(path)
+        for element, item in elements_of(schema, value).items():
+            if schema.list_type == "map":
+                added_paths(schema.items, item, (*path, element), out)
+            else:
+                out.append((*path, element))
+    else:
+        out.append(path)
+
+
+def compare(schema: Schema, before: Any, after: Any) -> tuple[list[Path], list[Path]]:
+    """(set, removed): the paths whose value is new or other in `after`, and those that are gone."""
+    changed: list[Path] = []
+    removed: list[Path] = []
+
+    def walk(node: Schema, old: Any, new: Any, path: Path) -> None:
+        if old is new or (old.__class__ is new.__class__ and old == new):
+            return
+        if is_map(node, old) and is_map(node, new):
+            both(old, new, path, "f:", lambda name: child_of(node, name))
+        elif is_list(node, old) and is_list(node, new):
+            both(elements_of(node, old), elements_of(node, new), path, "", lambda _: node.items)
+        else:
+            added_paths(node, old, path, removed) if old is not None else None
+            added_paths(node, new, path, changed)
+
+    def both(old: Any, new: Any, path: Path, prefix: str, child: Any) -> None:
+        for name, item in new.items():
+            inner = (*path, prefix + name)
+            if name in old:
+                walk(child(name), old[name], item, inner)
+            else:
+                added_paths(child(name), item, inner, changed)
+        for name, item in old.items():
+            if name not in new:
+                added_paths(child(name), item, (*path, prefix + name), removed)
+
+    walk(schema, before, after, ())
+    now_set = set(changed)
+    return changed, [path for path in removed if path not in now_set]

@@ -1,0 +1,186 @@
+"""`metadata.managedFields`: who owns which field, kept up to date on every write.
+
+`track_update` runs on each write that is not an apply: the writer comes to own what it changed, and others lose it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct
+
+from sampan.kube.objects import Object
+from sampan.kube.patch import fields as sets
+from sampan.kube.patch.fields import Fields, Path
+from sampan.kube.schema import ANYTHING, Schema
+
+APPLY, UPDATE = "Apply", "Update"
+LIMIT = 10
+"""The most Update entries kept; older ones are folded into `ancient-changes`."""
+
+_UNMANAGED = frozenset((
+    "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "generation", "managedFields", "name",
+    "namespace", "resourceVersion", "selfLink", "uid",
+))  # fmt: skip
+
+
+class Manager(Struct, frozen=True):
+    """Who writes: entries are one per manager, operation, subresource and, for updates, API version."""
+
+    name: str
+    operation: str
+    api_version: str = ""
+    subresource: str = ""
+
+    def __str__(self) -> str:
+        text = f'"{self.name}"'
+        if self.subresource:
+            text += f' with subresource "{self.subresource}"'
+        return f"{text} using {self.api_version}" if self.operation == UPDATE else text
+
+
+class Entry(Struct):
+    fields: Fields
+    time: str | None
+    api_version: str
+
+
+Managers = dict[Manager, Entry]
+
+
+def load(entries: Iterable[dict[str, Any]] | None) -> Managers:
+    """The entries of an object. One of another format than FieldsV1 is left out."""
+    found: Managers = {}
+    for entry in entries or ():
+        if entry.get("fieldsType", "FieldsV1") != "FieldsV1" or "operation" not in entry:
+            continue
+        operation, version = entry["operation"], entry.get("apiVersion", "")
+        manager = Manager(
+            entry.get("manager", ""), operation, version if operation == UPDATE else "", entry.get("subresource", "")
+        )
+        found[manager] = Entry(entry.get("fieldsV1") or {}, entry.get("time"), version)
+    return found
+
+
+def dump(managers: Managers) -> list[dict[str, Any]]:
+    """The entries as they are stored: applies first, then updates by age."""
+    rows = [(manager, entry) for manager, entry in managers.items() if entry.fields]
+    rows.sort(key=lambda row: (row[0].operation, row[1].time or "", row[0].name, row[0].subresource))
+    entries = []
+    for manager, entry in rows:
+        out: dict[str, Any] = {
+            "manager": manager.name,
+            "operation": manager.operation,
+            "apiVersion": entry.api_version,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": entry.fields,
+        }
+        if entry.time:
+            out["time"] = entry.time
+        if manager.subresource:
+            out["subresource"] = manager.subresource
+        entries.append(out)
+    return entries
+
+
+def unmanaged(obj: Any) -> Any:
+    """A shallow copy without the fields nobody owns."""
+    body = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind")}
+    if isinstance(metadata := body.get("metadata"), dict):
+        body["metadata"] = {key: value for key, value in metadata.items() if key not in _UNMANAGED}
+        if not body["metadata"]:
+            del body["metadata"]
+    return body
+
+
+def changes(schema: Schema, before: Object | None, after: Object) -> tuple[list[Path], list[Path]]:
+    """(set, removed) between two objects, as far as fields are owned at all."""
+    return sets.compare(schema, unmanaged(before) if before else {}, unmanaged(after))
+
+
+def is_reset(entries: Any) -> bool:
+    """Whether a write asks that ownership be forgotten: `managedFields: [{}]`."""
+    return isinstance(entries, list) and len(entries) == 1 and not entries[0]
+
+
+def take_away(managers: Managers, manager: Manager, paths: Fields, now: str) -> None:
+    """Removes `paths` from every manager but one, in place."""
+    for other, entry in list(managers.items()):
+        if other == manager:
+            continue
+        left = sets.difference(entry.fields, paths)
+        if left is entry.fields:
+            continue
+        if left:
+            managers[other] = Entry(left, entry.time if other.operation == APPLY else now, entry.api_version)
+        else:
+            del managers[other]
+
+
+def cap(managers: Managers) -> None:
+    """Folds the oldest Update entries into one when there are too many."""
+    updates = [
+        (entry.time or "", manager.name, manager) for manager, entry in managers.items() if manager.operation == UPDATE
+    ]
+    if len(updates) <= LIMIT:
+        return
+    updates.sort(key=lambda row: row[:2])
+    for _, _, manager in updates[: len(updates) - LIMIT + 1]:
+        entry = managers.pop(manager)
+        ancient = Manager("ancient-changes", UPDATE, entry.api_version)
+        present = managers.get(ancient)
+        combined = sets.union(present.fields, entry.fields) if present else entry.fields
+        managers[ancient] = Entry(combined, entry.time, entry.api_version)
+
+
+def with_entries(obj: Object, entries: list[dict[str, Any]]) -> Object:
+    """A copy of `obj` with these entries; without any, the field is absent."""
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
+    if entries:
+        metadata["managedFields"] = entries
+    return {**obj, "metadata": metadata}
+
+
+def track_update(
+    live: Object | None,
+    new: Object,
+    schema: Schema | None,
+    *,
+    manager: str,
+    subresource: str | None = None,
+    api_version: str | None = None,
+    now: str,
+) -> Object:
+    """`new` with the ownership a create, update or patch by `manager` leads to.
+
+    `live` is what is stored (None at creation). When nothing owned changes, the entries of `live` are kept as they are.
+    A write that brings entries of its own has them taken instead of the stored ones; `[{}]` forgets all.
+    """
+    brought = new["metadata"].get("managedFields")
+    if is_reset(brought):
+        return with_entries(new, [])
+    stored = live["metadata"].get("managedFields") if live else None
+    if live is not None and brought is not None and brought is not stored and brought != stored and brought:
+        base = brought
+    else:
+        base = stored
+    if live is not None and not base:
+        return with_entries(new, [])  # ownership was never kept or was forgotten: it starts with the next apply
+    changed, removed = changes(schema or ANYTHING, live, new)
+    if not changed and not removed:
+        return new if brought is base else with_entries(new, base or [])
+    managers = load(base)
+    version = api_version or new.get("apiVersion", "")
+    who = Manager(manager, UPDATE, version, subresource or "")
+    gone = sets.from_paths(removed)
+    mine = sets.from_paths(changed)
+    take_away(managers, who, sets.union(mine, gone), now)
+    entry = managers.get(who)
+    owned = sets.union(sets.difference(entry.fields, gone), mine) if entry else mine
+    if owned:
+        managers[who] = Entry(owned, now, version)
+    else:
+        managers.pop(who, None)
+    cap(managers)
+    return with_entries(new, dump(managers))
