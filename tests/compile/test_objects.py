@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sampan.cluster.apiserver.registry import strategy_for
 from sampan.compile import bindings, writer
-from sampan.kube import schema
+from sampan.kube import kinds, schema
 from sampan.kube.objects import Object
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -41,6 +42,16 @@ def test_kubernetes_accepts_every_object(case: Any) -> None:
         where = f"{obj['kind']} {obj['metadata']['name']}"
         assert schema.unknown_fields(found, obj) == [], where
         assert schema.validate(found, obj) == [], where
+
+
+def test_the_api_server_has_nothing_against_them(case: Any) -> None:
+    """The rules beyond the schema: those of our own API server, which has them from the real one."""
+    for obj in case.objects:
+        resource = kinds.find(obj["apiVersion"], obj["kind"])
+        assert resource is not None
+        strategy = strategy_for(resource)
+        strategy.default(obj)
+        assert strategy.validate_create(obj) == [], f"{obj['kind']} {obj['metadata']['name']}"
 
 
 def test_it_is_what_it_was(case: Any) -> None:
