@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.cluster.apiserver.registry import strategy_for
+from sampan.cluster.apiserver.strategy import Context, User
 from sampan.compile import bindings, writer
 from sampan.kube import kinds, schema
 from sampan.kube.objects import Object
@@ -49,8 +50,19 @@ def test_the_api_server_has_nothing_against_them(case: Any) -> None:
     for obj in case.objects:
         resource = kinds.find(obj["apiVersion"], obj["kind"])
         assert resource is not None
+        metadata, settings = obj["metadata"], {"service_cidr": "127.70.128.0/17"}
+        context = Context(
+            resource,
+            metadata.get("namespace"),
+            metadata["name"],
+            User("me"),
+            lambda *_: None,
+            lambda *_: [],
+            settings=settings,
+        )
         strategy = strategy_for(resource)
         strategy.default(obj)
+        strategy.prepare_create(obj, context)
         assert strategy.validate_create(obj) == [], f"{obj['kind']} {obj['metadata']['name']}"
 
 
