@@ -257,29 +257,68 @@ _STATUS: Final = {code: str(code) for code in range(100, 600)}
 _encode = msgspec.json.Encoder().encode
 
 
+class _Attributes(
+    msgspec.Struct,
+    omit_defaults=True,
+    gc=False,
+    rename={
+        "method": "http.request.method",
+        "route": "http.route",
+        "path": "url.path",
+        "status": "http.response.status_code",
+        "client": "client.address",
+        "user_agent": "user_agent.original",
+        "error": "error.type",
+    },
+):
+    method: str
+    route: str
+    path: str
+    status: int
+    duration_ms: float
+    client: str
+    user_agent: str
+    request_id: str
+    error: str = ""
+
+
+class _Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """A line of the access log; the last fields are those of `process.identity`."""
+
+    time: str
+    severity: str
+    message: str
+    attributes: _Attributes
+    trace_id: str
+    span_id: str
+    logger: str
+    service: str = ""
+    version: str = ""
+    pod: str = ""
+
+
 def access_line(span: Span, identity: dict[str, str]) -> bytes:
-    context = span.context
-    attributes: dict[str, object] = {
-        "http.request.method": span.method,
-        "http.route": span.route,
-        "url.path": span.path,
-        "http.response.status_code": span.status,
-        "duration_ms": round(span.duration * 1000, 3),
-        "client.address": span.client,
-        "user_agent.original": span.user_agent,
-        "request_id": context.request_id,
-    }
-    if span.error:
-        attributes["error.type"] = span.error
+    context, status = span.context, span.status
+    attributes = _Attributes(
+        span.method,
+        span.route,
+        span.path,
+        status,
+        round(span.duration * 1000, 3),
+        span.client,
+        span.user_agent,
+        context.request_id,
+        span.error,
+    )
     return _encode(
-        {
-            "time": timestamp(span.start + span.duration),
-            "severity": "ERROR" if span.status >= 500 and span.status != 503 else "INFO",
-            "logger": "sampan.access",
-            "message": f"{span.method} {span.path} {span.status}",
-            "attributes": attributes,
-            "trace_id": context.trace_id,
-            "span_id": context.span_id,
+        _Line(
+            timestamp(span.start + span.duration),
+            "ERROR" if status >= 500 and status != 503 else "INFO",
+            f"{span.method} {span.path} {status}",
+            attributes,
+            context.trace_id,
+            context.span_id,
+            "sampan.access",
             **identity,
-        }
+        )
     )

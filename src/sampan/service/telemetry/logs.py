@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import sys
@@ -42,10 +43,15 @@ class Redactor:
         return line
 
 
+@functools.lru_cache(maxsize=4)
+def _second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+
+
 def timestamp(now: float) -> str:
     """RFC 3339 with microseconds, UTC."""
     whole = int(now)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((now - whole) * 1_000_000):06d}Z"
+    return f"{_second(whole)}.{int((now - whole) * 1_000_000):06d}Z"
 
 
 class Output:

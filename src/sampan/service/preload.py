@@ -1,0 +1,45 @@
+"""Everything a service process may come to import. A warm parent imports this before it forks; nothing else does."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from typing import Final
+
+MODULES: Final = (
+    "uvloop",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.protocols.websockets.auto",
+    "uvicorn.middleware.proxy_headers",
+    "uvicorn.lifespan.on",
+    "fastapi",
+    "fastapi.responses",
+    "pydantic.v1",  # FastAPI looks into it at the first route
+    "sqlalchemy.dialects.mysql.asyncmy",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+    "sqlalchemy.orm.strategies",
+    "alembic.op",
+    "alembic.runtime.environment",
+    "alembic.script",
+    "alembic.config",
+    "sampan.service.breaker",
+    "sampan.service.buckets",
+    "sampan.service.cache",
+    "sampan.service.client",
+    "sampan.service.job",
+    "sampan.service.main",
+    "sampan.service.migrate",
+    "sampan.service.data.database",
+    "sampan.service.http.server",
+    "sampan.service.messaging.consumer",
+    "sampan.service.messaging.inbox",
+    "sampan.service.messaging.outbox",
+    "sampan.service.messaging.topic",
+    "redis.asyncio",
+    "redis.asyncio.retry",
+    "redis.backoff",
+)
+
+for _name in MODULES:
+    with contextlib.suppress(ImportError):  # what is not installed cannot be used either
+        importlib.import_module(_name)
