@@ -1,7 +1,175 @@
-"""Entry point of the `sampan` command. Filled in by the commands beside it."""
+"""Entry point of the `sampan` command: arguments, and which module does the work.
+
+Each command's module is imported when it is chosen: `sampan serve` must not pay for what `sampan up` needs.
+Exit codes: 0 done, 1 failed, 2 usage or bad input, 130 interrupted.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Callable, Sequence
 
-def main() -> int:
-    return 0
+from sampan.cli.failure import Failure
+
+STATE = ".sampan"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="sampan",
+        description="Declare a system once in typed Python; run it here; ship it to any Kubernetes.",
+    )
+    top.add_argument("--version", action="store_true", help="print the version")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, help_: str, *, state: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help_, description=help_)
+        if state:
+            made.add_argument("--directory", default=STATE, metavar="DIR", help=f"where state is kept ({STATE})")
+        return made
+
+    init = command("init", "Write a small complete project that `sampan up` runs.", state=False)
+    init.add_argument("directory", nargs="?", default=".", help="a new or empty directory (.)")
+
+    up = command("up", "Run an application, or YAML manifests, on a cluster of this directory.")
+    up.add_argument(
+        "target", nargs="?", help="directory of an application, or a YAML file or directory of manifests (.)"
+    )
+    up.add_argument("--detach", action="store_true", help="leave it running and return once all is Ready")
+    up.add_argument("--env", default="dev", metavar="NAME", help="environment of the application (dev)")
+    up.add_argument("--json", action="store_true", help="one JSON object per line, for machines")
+    up.add_argument("--no-watch", action="store_true", help="do not follow changes of source files")
+    up.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for all to be Ready (120)")
+
+    cluster = command("cluster", "Run a cluster with nothing in it.")
+    cluster.add_argument("--detach", action="store_true", help="leave it running and return once it is ready")
+    cluster.add_argument("--json", action="store_true", help="one JSON object per line, for machines")
+    cluster.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for it to be ready (60)")
+
+    down = command("down", "Stop the cluster of this directory; its state is kept.")
+    down.add_argument("target", nargs="?", help="ignored; as for up")
+    down.add_argument("--delete", action="store_true", help="delete its state too: objects, databases, everything")
+
+    status = command("status", "Show pods, addresses and the cluster's health.")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+
+    logs = command("logs", "Show the logs of a service's pods, merged.")
+    logs.add_argument("name", help="a service, job, workload or pod")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as they are written")
+    logs.add_argument("-n", "--namespace", help="where to look (every namespace)")
+    logs.add_argument("--tail", type=int, default=200, metavar="LINES", help="of each pod, to begin with (200)")
+
+    compile_ = command("compile", "Compile an application to Kubernetes manifests.", state=False)
+    compile_.add_argument("target", nargs="?", default=".", help="directory of the application (.)")
+    compile_.add_argument("--env", default="prod", metavar="NAME", help="environment (prod)")
+    compile_.add_argument("-o", "--output", metavar="DIR", help="where to write; without it, to the terminal")
+    compile_.add_argument("--check", action="store_true", help="write nothing; fail if DIR is not up to date")
+
+    for name, help_ in (
+        ("serve", "Run one service (in a pod; SAMPAN_APP names the application)."),
+        ("run-job", "Run one job to its end (in a pod)."),
+        ("migrate", "Bring one database to its newest revision (in a pod)."),
+    ):
+        command(name, help_, state=False).add_argument("name")
+    return top
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from sampan.cli.up import up
+
+    return up(arguments)
+
+
+def _cluster(arguments: argparse.Namespace) -> int:
+    from sampan.cli.up import bare
+
+    return bare(arguments)
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from sampan.cli.down import down
+
+    return down(arguments)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from sampan.cli.init import init
+
+    return init(arguments)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from sampan.cli.status import status
+
+    return status(arguments)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from sampan.cli.logs import logs
+
+    return logs(arguments)
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from sampan.cli.compiled import compile_
+
+    return compile_(arguments)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from sampan.service.main import serve
+
+    return serve(arguments.name)
+
+
+def _run_job(arguments: argparse.Namespace) -> int:
+    from sampan.service.job import run_job
+
+    return run_job(arguments.name)
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from sampan.service.migrate import migrate
+
+    return migrate(arguments.name)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "init": _init,
+    "up": _up,
+    "cluster": _cluster,
+    "down": _down,
+    "status": _status,
+    "logs": _logs,
+    "compile": _compile,
+    "serve": _serve,
+    "run-job": _run_job,
+    "migrate": _migrate,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    top = parser()
+    try:
+        arguments = top.parse_args(argv)
+    except SystemExit as done:  # argparse has said why
+        return int(done.code or 0)
+    if arguments.version:
+        from sampan import __version__
+
+        print(__version__)
+        return 0
+    if arguments.command is None:
+        top.print_help(sys.stderr)
+        return 2
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except Failure as failure:
+        print(f"sampan {arguments.command}: {failure}", file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `sampan logs | head`
+        sys.stderr.close()
+        return 0

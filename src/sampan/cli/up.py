@@ -1,0 +1,295 @@
+"""`sampan up`: a cluster for this directory, the application (or manifests) on it, and a new version on every save."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sampan.cli import project
+from sampan.cli.failure import Failure
+from sampan.cli.process import ClusterProcess
+from sampan.cli.view import View, make
+
+if TYPE_CHECKING:
+    from sampan.cli.project import Project
+    from sampan.kube.client import Client
+    from sampan.kube.objects import Object
+
+_ENGINES = {"mysql": "mariadb", "postgresql": "postgres"}  # engine -> the known image that runs it
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """The exit code: 0 all Ready (or ended by Ctrl-C after it was), 1 not Ready in time, 2 bad input."""
+    target = Path(arguments.target or ".")
+    if not target.exists():
+        raise Failure(f"{target} does not exist", 2)
+    if arguments.target is None and not project.has_application(target):
+        return _Up(arguments, None, []).run()
+    if target.is_file() or not project.has_application(target):
+        if target.is_dir() and not any(target.rglob("*.y*ml")):
+            project.load(str(target))  # says what is missing
+        return _Up(arguments, None, project.manifests(target)).run()
+    return _Up(arguments, target, []).run()
+
+
+def bare(arguments: argparse.Namespace) -> int:
+    """`sampan cluster`."""
+    arguments.no_watch = True
+    return _Up(arguments, None, []).run()
+
+
+class _Up:
+    """One run. `target` is the directory of an application; without it, `objects` (perhaps none) are applied."""
+
+    def __init__(self, arguments: argparse.Namespace, target: Path | None, objects: list[Object]) -> None:
+        self._arguments = arguments
+        self._target = target
+        self._objects = objects
+        self._namespace = "default"
+        self._project: Project | None = None
+        self._view: View = make(as_json=arguments.json)
+        self._process = ClusterProcess(Path(arguments.directory))
+        self._began = time.monotonic()
+        self._ours = False
+
+    def run(self) -> int:
+        detach = self._arguments.detach
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            self._ours = self._process.start(die_with_us=not detach)
+            if self._target is not None:
+                self._project = project.load(str(self._target))
+                self._compile()
+            info = self._process.wait_ready(min(self._arguments.timeout, 60.0))
+            self._view.say(
+                f"cluster {'ready' if self._ours else 'running'} at {info['server']} ({self._seconds()})",
+                event="cluster",
+                **info,
+            )
+            return asyncio.run(self._bring_up(info))
+        except KeyboardInterrupt:
+            self._view.close()
+            if detach and not self._ours:
+                return 130
+            self._stop("interrupted")
+            return 130
+        except Failure as failure:
+            self._view.close()
+            # Bad input must not leave a cluster behind; what is not Ready may be looked at.
+            if self._ours and (failure.code == 2 or not detach):
+                self._process.stop()
+            if self._arguments.json:
+                self._view.say(str(failure), event="failed", code=failure.code)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def _seconds(self) -> str:
+        return f"{time.monotonic() - self._began:.2f} s"
+
+    def _stop(self, why: str) -> None:
+        self._view.say(
+            f"{why}: stopping pods and cluster; state is kept in {self._process.directory}", event="stopping"
+        )
+        # a second Ctrl-C goes to nobody while pods finish what they hold
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._process.stop()
+        self._view.say("stopped", event="stopped")
+
+    # -- the application -------------------------------------------------------------------------------------------
+
+    def _compile(self) -> None:
+        from sampan.cli import images
+        from sampan.compile import Backing, compile_application, namespace_of
+        from sampan.model.problems import ModelError
+
+        assert self._project is not None
+        application, environment = self._project.application, self._arguments.env
+        self._backing = Backing(engines=_engines())
+        try:
+            application.validate()
+            named = images.register(self._project, self._process.directory)
+            self._objects = compile_application(
+                application,
+                environment,
+                images=named.__getitem__,
+                backing=self._backing,
+                reference=self._project.reference,
+            )
+            self._namespace = namespace_of(application, environment)
+        except ModelError as error:
+            raise Failure(str(error), 2) from error
+        for problem in application.problems():
+            self._view.say(str(problem), event="warning")
+        wanted = {database.engine for database in application.databases} & _ENGINES.keys()
+        for engine in sorted(wanted - self._backing.engines):
+            self._view.say(
+                f"{engine} is not on this machine: its databases are SQLite files here ({_how_to_install(engine)})",
+                event="substitute",
+                engine=engine,
+            )
+
+    async def _bring_up(self, info: dict[str, Any]) -> int:
+        from sampan.kube.client import Client
+        from sampan.kube.https import HttpsTransport
+
+        loop = asyncio.get_running_loop()
+        client = Client(HttpsTransport.from_kubeconfig(self._process.kubeconfig))
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            await self._deploy(client)
+            self._addresses(info)
+            if self._arguments.detach:
+                return 0
+            await self._stay(client)
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        except OSError as error:
+            raise Failure(f"lost the cluster: {error}\n{self._process.log_end()}") from error
+        finally:
+            await client.transport.close()
+        return 0
+
+    async def _deploy(self, client: Client) -> None:
+        from sampan.cli import deploy
+
+        if not self._objects:
+            return
+        began = time.monotonic()
+        if self._project is not None:
+            first = [obj for obj in self._objects if obj["kind"] == "Namespace"]
+            await deploy.apply(client, first)
+            await self._create_secrets(client)
+        await deploy.apply(client, self._objects, self._namespace)
+        if self._project is not None:
+            for gone in await deploy.prune(client, self._project.application.name, self._namespace, self._objects):
+                self._view.say(f"removed {gone}", event="removed", object=gone)
+        self._view.say(f"{len(self._objects)} objects applied ({time.monotonic() - began:.2f} s)", event="applied")
+        watcher = deploy.Watcher(client, self._view, self._objects, self._namespace)
+        try:
+            await watcher.until_ready(self._arguments.timeout)
+        finally:
+            self._view.close()
+        self._view.say(f"all Ready ({self._seconds()})", event="ready")
+
+    async def _create_secrets(self, client: Client) -> None:
+        """Once: a password is kept, for the data behind it knows it."""
+        from sampan.compile import local_secrets
+        from sampan.kube import kinds
+        from sampan.kube.errors import ApiError
+
+        assert self._project is not None
+        existing = {obj["metadata"]["name"] for obj in (await client.list(kinds.SECRET, self._namespace)).items}
+        made = local_secrets(self._project.application, self._arguments.env, backing=self._backing, existing=existing)
+        for secret in made:
+            try:
+                await client.create(kinds.SECRET, secret)
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise Failure(f"Secret {secret['metadata']['name']}: {error}") from error
+
+    def _addresses(self, info: dict[str, Any]) -> None:
+        routes = sorted(
+            (rule.get("host") or "", path.get("path") or "/")
+            for obj in self._objects
+            if obj["kind"] == "Ingress"
+            for rule in obj["spec"].get("rules") or ()
+            for path in (rule.get("http") or {}).get("paths") or ()
+        )
+        ingress = str(info.get("ingress", "")).rstrip("/")
+        for host, path in routes:
+            self._view.say(
+                f"  {ingress}{path}" + (f"  (host {host})" if host else ""),
+                event="route",
+                url=ingress + path,
+                host=host,
+            )
+        kubeconfig = self._process.kubeconfig
+        self._view.say(
+            f"  export KUBECONFIG={kubeconfig}    # then: kubectl get pods -A", event="kubeconfig", path=str(kubeconfig)
+        )
+
+    # -- the foreground --------------------------------------------------------------------------------------------
+
+    async def _stay(self, client: Client) -> None:
+        """Until interrupted. Raises Failure when the cluster ends."""
+        watching = self._project is not None and not self._arguments.no_watch
+        self._view.say("Ctrl-C stops it" + ("; saving a source file rolls its service" if watching else ""), event="up")
+        tasks = [asyncio.create_task(self._until_ended())]
+        if watching:
+            tasks.append(asyncio.create_task(self._follow_sources(client)))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_ended(self) -> None:
+        while self._process.pid() is not None:  # noqa: ASYNC110 (a lock has no event)
+            await asyncio.sleep(0.25)
+        raise Failure(f"the cluster ended:\n{self._process.log_end()}")
+
+    async def _follow_sources(self, client: Client) -> None:
+        from watchfiles import DefaultFilter, awatch
+
+        assert self._project is not None
+        ignored = sorted({*DefaultFilter.ignore_dirs, *project.IGNORED})
+        directory = self._project.directory
+        async for changes in awatch(directory, watch_filter=DefaultFilter(ignore_dirs=ignored), debounce=300, step=50):
+            names = ", ".join(sorted({os.path.relpath(path, directory) for _, path in changes})[:5])
+            self._view.say(f"changed: {names}", event="changed")
+            try:
+                self._reload()
+                await self._deploy(client)
+            except Failure as failure:
+                self._view.say(f"not updated: {failure}", event="failed")  # the version before goes on running
+
+    def _reload(self) -> None:
+        """Load the application anew: modules of the project are forgotten first."""
+        assert self._target is not None
+        assert self._project is not None
+        directory = str(self._project.directory)
+        for name, module in list(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(directory + os.sep):
+                del sys.modules[name]
+        with contextlib.suppress(ValueError):
+            sys.path.remove(directory)
+        import importlib
+
+        importlib.invalidate_caches()
+        self._began = time.monotonic()
+        self._project = project.load(str(self._target))
+        self._compile()
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _engines() -> frozenset[str]:
+    """The database servers this machine can run."""
+    from sampan.cluster.kubelet import known_images
+
+    rows = {engine: known_images.BY_NAME.get(image) for engine, image in _ENGINES.items()}
+    return frozenset(engine for engine, row in rows.items() if row and known_images.find_program(row))
+
+
+def _how_to_install(engine: str) -> str:
+    from sampan.cluster.kubelet import known_images
+
+    row = known_images.BY_NAME.get(_ENGINES[engine])
+    return row.install if row else ""

@@ -1,0 +1,284 @@
+"""The cluster process: assembles store, API server, controllers, kubelet and proxy over one directory, in this order.
+
+The API answers first; what only serves it follows while clients already talk. Every phase's time goes to the log.
+A kill -9 loses nothing that was acknowledged: locks are the kernel's, children die with us, the next start continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sampan.cluster.address import Slice, acquire, free_port
+
+if TYPE_CHECKING:
+    from sampan.cluster.kubelet.zygote import Zygote
+    from sampan.kube.objects import Object
+
+log = logging.getLogger("sampan.cluster")
+
+_PR_SET_PDEATHSIG = 1
+API_PORT = 6443
+STOP_SECONDS = 30.0
+
+
+class AlreadyRunning(Exception):
+    """Another process holds the lock of the directory."""
+
+
+class Phases:
+    """Names what start-up spent its time on."""
+
+    def __init__(self) -> None:
+        self.began = _started()
+        self._last = self.began
+        self.rows: list[tuple[str, float]] = []
+
+    def done(self, name: str) -> None:
+        present = time.time()
+        self.rows.append((name, 1000 * (present - self._last)))
+        self._last = present
+
+    def report(self, title: str) -> None:
+        parts = ", ".join(f"{name} {took:.0f}" for name, took in self.rows)
+        log.info("start-up: %s after %.0f ms (%s)", title, 1000 * (self._last - self.began), parts)
+
+
+def _started() -> float:
+    """When the command was given, if it says so; else when this process was started."""
+    with contextlib.suppress(ValueError):
+        return float(os.environ.pop("SAMPAN_STARTED", ""))
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return time.time() - (uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+def lock(directory: Path) -> int:
+    """Take the directory's lock for the life of this process; the descriptor. Raises AlreadyRunning."""
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Whoever only asks whether we run holds a shared lock for an instant: try again before believing it.
+    for attempt in range(20):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if attempt == 19:
+                pid = os.pread(descriptor, 32, 0).decode().strip()
+                os.close(descriptor)
+                raise AlreadyRunning(f"a cluster already runs in {directory} (process {pid})") from None
+            time.sleep(0.005)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+class Cluster:
+    """One cluster in `directory`. `run` serves until a signal."""
+
+    def __init__(self, directory: Path, zygote: Zygote, phases: Phases) -> None:
+        self.directory = directory
+        self.phases = phases
+        self._zygote = zygote
+        self._stops: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
+        self._slice: Slice | None = None
+        self.info: dict[str, Any] = {}
+
+    async def run(self) -> None:
+        """Raises what prevented the start; everything started is stopped again."""
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        try:
+            start = asyncio.create_task(self._start())
+            waiting = asyncio.create_task(ended.wait())
+            await asyncio.wait({start, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                start.result()
+                await waiting
+            else:
+                start.cancel()
+                await asyncio.gather(start, return_exceptions=True)
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        from sampan.cluster.apiserver.server import ApiServer
+        from sampan.cluster.store.store import Store
+
+        phases = self.phases
+        phases.done("imports")
+        self._slice = owned = acquire(self.directory)
+        store = Store.open(self.directory / "cluster.db")
+        self._stops.append(("store", store.close))
+        phases.done("store")
+        api = ApiServer(
+            store,
+            self.directory / "pki",
+            settings={"service_cidr": owned.service_cidr, "node_name": "sampan", "node_ip": owned.node},
+        )
+        self._stops.append(("API server", api.close))
+        port = self._port()
+        await api.start("127.0.0.1", port)
+        server = f"https://127.0.0.1:{port}"
+        self._write("kubeconfig", api.pki.kubeconfig(server).decode())
+        # The ingress port is known before Envoy listens, so that cluster.json is complete from its first version.
+        ingress = self._ingress_port()
+        self.info = {
+            "pid": os.getpid(),
+            "server": server,
+            "ingress": f"http://127.0.0.1:{ingress}",
+            "slice": owned.number,
+            "version": "v1.36.0",
+            "started": time.time(),
+        }
+        self._write("cluster.json", json.dumps(self.info) + "\n")
+        phases.done("API server")
+        phases.report("API ready")
+        await self._start_node(api, port, owned)
+
+    async def _start_node(self, api: Any, port: int, owned: Slice) -> None:
+        from sampan.cluster import controllers
+        from sampan.cluster.kubelet.kubelet import Kubelet
+        from sampan.cluster.proxy.proxy import Proxy
+        from sampan.kube.client import Client
+
+        phases = self.phases
+        client = Client(api.transport())
+        address = f"127.0.0.1:{port}"
+        proxy: Proxy | None = None
+
+        async def drained(pod: Object) -> None:
+            if proxy is not None:
+                await proxy.drained(pod)
+
+        kubelet = Kubelet(
+            client, self.directory, f"127.{owned.number}", self._zygote, drained=drained, api_address=address
+        )
+        api.runtime = kubelet
+        ca = (self.directory / "pki" / "ca.crt").read_text()
+        manager = controllers.manager(client, usage=kubelet.usage, volumes=self.directory / "volumes", ca=ca)
+        proxy = Proxy(manager.cache, owned, self.directory / "proxy", api=("127.0.0.1", port))
+        phases.done("node imports")
+        self._stops.append(("proxy", proxy.stop))
+        await proxy.start()
+        phases.done("proxy")
+        self._stops.append(("kubelet", kubelet.stop))
+        self._stops.append(("controllers", manager.stop))
+        await asyncio.gather(kubelet.start(), manager.start())
+        phases.done("kubelet and controllers")
+        phases.report("all running")
+        # What was made while starting lives as long as we do; collecting it over and over costs 10 ms each time.
+        gc.collect()
+        gc.freeze()
+
+    async def _stop(self) -> None:
+        """In reverse order: controllers first, so that nothing replaces the pods that the kubelet then stops."""
+        (self.directory / "cluster.json").unlink(missing_ok=True)
+        log.info("stopping")
+        for name, stop in reversed(self._stops):
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await stop()
+            except Exception:
+                log.exception("stopping: %s failed", name)
+            log.info("stopped: %s (%.0f ms)", name, 1000 * (time.monotonic() - began))
+        await asyncio.to_thread(self._zygote.stop)
+        if self._slice:
+            self._slice.close()
+
+    def _port(self) -> int:
+        """The kept port if it is free, so that kubeconfigs copied elsewhere stay good; else another, which is kept."""
+        record = self.directory / "port"
+        preferred = API_PORT
+        with contextlib.suppress(OSError, ValueError):
+            preferred = int(record.read_text())
+        port = free_port("127.0.0.1", preferred)
+        if port != preferred or not record.exists():
+            self._write("port", f"{port}\n")
+        return port
+
+    def _ingress_port(self) -> int:
+        folder = self.directory / "proxy"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        preferred = 8080
+        with contextlib.suppress(OSError, ValueError):
+            preferred = int((folder / "ingress-port").read_text())
+        port = free_port("127.0.0.1", preferred)
+        self._write("proxy/ingress-port", f"{port}\n")
+        return port
+
+    def _write(self, name: str, text: str) -> None:
+        target = self.directory / name
+        beside = target.with_name(f".{target.name}.new")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        beside.replace(target)
+
+
+def _log_to(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    handler = logging.StreamHandler(os.fdopen(descriptor, "a"))
+    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 after a signal, 1 when it could not start, 2 when a cluster already runs there."""
+    parser = argparse.ArgumentParser(prog="python -m sampan.cluster", description="Run a cluster in a directory.")
+    parser.add_argument("--directory", required=True, type=Path)
+    parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this ends")
+    arguments = parser.parse_args(argv)
+    if arguments.with_parent:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() == 1:
+            return 1
+    phases = Phases()
+    directory: Path = arguments.directory.resolve()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    _log_to(directory / "cluster.log")
+    try:
+        held = lock(directory)
+    except AlreadyRunning as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    from sampan.cluster.kubelet.zygote import Zygote
+
+    # First of all: it imports the common libraries while we start, on the other core.
+    zygote = Zygote.start()
+    phases.done("interpreter")
+    cluster = Cluster(directory, zygote, phases)
+    try:
+        _run(cluster.run())
+    except Exception:
+        log.exception("the cluster could not start")
+        return 1
+    finally:
+        os.close(held)
+    return 0
+
+
+def _run(main_: Any) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main_)
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main_)
