@@ -10,9 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from sampan import Bucket, Cache, Config, Database, Grant, Reply, Secret, Service, Topic
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass
 class Placed:
@@ -29,7 +26,9 @@ async def check_handles(
     users: Service,
 ) -> None:
     assert_type(topic.publish(), Grant)
-    assert_type(topic.publish(Placed(1)), Coroutine[Any, Any, None])
+    sending = topic.publish(Placed(1))
+    assert_type(sending, Coroutine[Any, Any, None])
+    await sending
     assert_type(topic.subscribe("m:f"), Grant)
     await topic.publish("no event")  # type: ignore[call-overload]
     async with db.transaction() as session:
