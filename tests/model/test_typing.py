@@ -26,9 +26,7 @@ async def check_handles(
     users: Service,
 ) -> None:
     assert_type(topic.publish(), Grant)
-    sending = topic.publish(Placed(1))
-    assert_type(sending, Coroutine[Any, Any, None])
-    await sending
+    await assert_type(topic.publish(Placed(1)), Coroutine[Any, Any, None])
     assert_type(topic.subscribe("m:f"), Grant)
     await topic.publish("no event")  # type: ignore[call-overload]
     async with db.transaction() as session:
