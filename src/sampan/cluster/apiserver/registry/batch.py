@@ -71,6 +71,7 @@ class Job(TableStrategy):
         template["metadata"]["labels"] = {**labels, **own}
         if spec.get("selector") is None:
             spec["selector"] = {"matchLabels": {_CONTROLLER_UID: uid}}
+        self.default(obj)  # labels of the job follow those of its template
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
         spec, before = sub(new, "spec"), sub(old, "spec")
