@@ -43,8 +43,12 @@ SERVERS: dict[str, Server] = {
         probe=TCP,
         data="/var/lib/mysql",
         scratch=("/run/mysqld",),
-        from_binding={"MARIADB_DATABASE": "database", "MARIADB_USER": "username", "MARIADB_PASSWORD": "password"},
-        env={"MARIADB_RANDOM_ROOT_PASSWORD": "1"},
+        from_binding={
+            "MARIADB_DATABASE": "database",
+            "MARIADB_USER": "username",
+            "MARIADB_PASSWORD": "password",
+            "MARIADB_ROOT_PASSWORD": "root-password",
+        },
         memory="192Mi",
     ),
     "postgresql": Server(

@@ -84,11 +84,16 @@ def _content(binding: Binding, token: Callable[[], str]) -> dict[str, str]:
     if binding.type == "sqlite":
         return content | {"uri": f"sqlite:////data/{name}.db"}
     host, port, user, password = server_name(handle), PORTS[binding.type], name.replace("-", "_"), token()
-    return content | {
-        "uri": f"{binding.type}://{user}:{password}@{host}:{port}/{user}",
-        "host": host,
-        "port": str(port),
-        "username": user,
-        "password": password,
-        "database": user,
-    }
+    root = {"root-password": token()} if binding.type == "mysql" else {}
+    return (
+        content
+        | root
+        | {
+            "uri": f"{binding.type}://{user}:{password}@{host}:{port}/{user}",
+            "host": host,
+            "port": str(port),
+            "username": user,
+            "password": password,
+            "database": user,
+        }
+    )
