@@ -13,7 +13,7 @@ from sampan.cli.view import is_ready, reason_of
 from sampan.kube import kinds
 from sampan.kube.client import Client
 from sampan.kube.https import HttpsTransport
-from sampan.kube.objects import Object, annotations_of, key_of, name_of, namespace_of
+from sampan.kube.objects import Object, key_of, name_of, namespace_of
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -41,12 +41,6 @@ async def _look(client: Client) -> dict[str, Any]:
         "pods": [_pod(pod) for pod in sorted(pods, key=key_of)],
         "services": [_service(service) for service in sorted(services, key=key_of)],
         "routes": sorted({route for ingress in ingresses for route in _routes(ingress)}),
-        "isolation": {
-            key.partition("/")[2]: value
-            for node in nodes
-            for key, value in annotations_of(node).items()
-            if key.startswith("sampan.")
-        },
         "healthy": bool(nodes) and all(is_ready(node) for node in nodes),
     }
 
@@ -95,6 +89,6 @@ def _text(found: dict[str, Any]) -> list[str]:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
     lines += ["", f"ingress  {found.get('ingress', '')}   {' '.join(found['routes'])}".rstrip()]
     lines.append(f"API      {found.get('server', '')}   {'healthy' if found['healthy'] else 'the node is not Ready'}")
-    lines += [f"{key:8} {value}" for key, value in found["isolation"].items()]
+    lines += [f"{key}: {value}" for key, value in (found.get("isolation") or {}).items()]
     lines.append(f"export KUBECONFIG={found['kubeconfig']}")
     return lines

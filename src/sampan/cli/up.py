@@ -214,6 +214,9 @@ class _Up:
                 url=ingress + path,
                 host=host,
             )
+        for part, state in (self._process.info().get("isolation") or {}).items():
+            if state != "in force":
+                self._view.say(f"  not in force here: {part} ({state})", event="isolation", part=part, reason=state)
         kubeconfig = self._process.kubeconfig
         self._view.say(
             f"  export KUBECONFIG={kubeconfig}    # then: kubectl get pods -A", event="kubeconfig", path=str(kubeconfig)

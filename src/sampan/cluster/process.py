@@ -22,6 +22,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from sampan.cluster.address import Slice, acquire, free_port
 
 if TYPE_CHECKING:
@@ -179,6 +181,9 @@ class Cluster:
         self._stops.append(("kubelet", kubelet.stop))
         self._stops.append(("controllers", manager.stop))
         await asyncio.gather(kubelet.start(), manager.start())
+        missing = msgspec.structs.asdict(kubelet.capabilities)
+        self.info["isolation"] = {name: reason or "in force" for name, reason in missing.items()}
+        self._write("cluster.json", json.dumps(self.info) + "\n")
         phases.done("kubelet and controllers")
         phases.report("all running")
         # What was made while starting lives as long as we do; collecting it over and over costs 10 ms each time.

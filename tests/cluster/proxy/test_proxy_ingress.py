@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import ssl
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sampan.cluster.address import Slice
@@ -99,3 +103,50 @@ async def test_a_missing_service_is_503_until_it_is_there(
     await _services(objects, addresses, backends, make, "late")
     assert await proxy.settled()
     assert (await fetch(proxy.ingress_url))[0] == 200
+
+
+async def test_tls_by_server_name(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    await _services(objects, addresses, backends, make, "web")
+    rules = [rule("shop.test", ("/", "Prefix", "web"))]
+    objects.put(kinds.INGRESS, ingress("secure", rules, tls=[{"hosts": ["shop.test"], "secretName": "cert"}]))
+    secret = {"metadata": {"name": "cert", "namespace": "default"}, "type": "kubernetes.io/tls", "data": _certificate()}
+    objects.put(kinds.SECRET, secret)
+    assert await proxy.settled()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", proxy.ingress_tls_port, ssl=context, server_hostname="shop.test"
+    )
+    writer.write(b"GET /x HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(-1), 5)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"web GET /x" in answer
+
+
+def _certificate() -> dict[str, str]:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shop.test")])
+    present = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(present - timedelta(hours=1))
+        .not_valid_after(present + timedelta(hours=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return {
+        "tls.crt": base64.b64encode(certificate.public_bytes(pem)).decode(),
+        "tls.key": base64.b64encode(key.private_bytes(pem, private, serialization.NoEncryption())).decode(),
+    }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import Any
 
 import aiohttp
 import pytest
 
-from sampan.cluster.address import Slice
+from sampan.cluster.address import Slice, can_bind
 from sampan.cluster.proxy import services
 from sampan.cluster.proxy.proxy import Proxy
 from sampan.kube import kinds
@@ -167,3 +168,28 @@ async def test_envoy_is_replaced_when_it_dies(
     await proxy.envoy.ready()
     assert await proxy.settled()
     assert (await fetch(f"http://{ip}/"))[0] == 200
+
+
+async def test_a_privileged_port_says_how_to_allow_it_and_answers_elsewhere(
+    proxy: Proxy,
+    objects: Any_,
+    addresses: Slice,
+    backends: Any_,
+    make: Any_,
+    fetch: Any_,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def as_an_ordinary_user(host: str, port: int) -> OSError | None:
+        return PermissionError(errno.EACCES, "Permission denied") if port < 1024 else can_bind(host, port)
+
+    monkeypatch.setattr("sampan.cluster.proxy.proxy.can_bind", as_an_ordinary_user)
+    backend = await backends("web")
+    ip = f"127.{addresses.number}.128.16"
+    objects.put(kinds.SERVICE, make.service("web", ip))
+    objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [backend]))
+    assert await proxy.settled()
+    assert (await fetch(f"http://{ip}:10080/"))[0] == 200
+    await proxy._events.flush()
+    message = objects.of_kind("Event")[0]["message"]
+    assert "sysctl -w net.ipv4.ip_unprivileged_port_start=80" in message
+    assert "port 10080" in message
