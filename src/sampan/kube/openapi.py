@@ -45,6 +45,7 @@ _DELETE = [
     _query("gracePeriodSeconds", "integer", "Seconds before the object is removed."),
     _query("propagationPolicy", "string", "Orphan, Background or Foreground."),
 ]
+_TEXT = {"200": {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}}
 _PRETTY = _query("pretty", "string", "Print indented.")
 
 # verb -> (HTTP method, x-kubernetes-action, on one object, parameters, has the object as body)
@@ -157,7 +158,7 @@ def _paths(resource: Resource, name: str) -> dict[str, Any]:
                 paths[path] = {"parameters": [_path_parameter("namespace"), _path_parameter("name")], "get": {
                     "description": "read the log of a container", "x-kubernetes-action": "get",
                     "x-kubernetes-group-version-kind": gvk, "parameters": [],
-                    "responses": {"200": {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+                    "responses": _TEXT,
                 }}  # fmt: skip
             else:
                 add(path, verb, scope=scope, subresource=subresource, gvk=sub_gvk, name=sub_name)
