@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sampan.compile.bindings import PORTS, bindings, server_name
+from sampan.compile.bindings import PORTS, bindings, own_secret, server_name
 from sampan.compile.containers import CONTAINER_SECURITY, POD_SECURITY
 from sampan.compile.context import MESSAGING, Item, selector
 from sampan.compile.network import store_policy
@@ -29,6 +29,7 @@ class Server:
     data: str = ""  # where it keeps what must survive; empty: nothing
     scratch: tuple[str, ...] = ()  # further directories it writes to
     from_binding: Mapping[str, str] = field(default_factory=dict)  # environment variable -> key of its binding
+    from_own: Mapping[str, str] = field(default_factory=dict)  # likewise, from the Secret that only the server sees
     env: Mapping[str, str] = field(default_factory=dict)
     ports: Mapping[str, int] = field(default_factory=dict)  # besides its own
     memory: str = "64Mi"
@@ -47,8 +48,8 @@ SERVERS: dict[str, Server] = {
             "MARIADB_DATABASE": "database",
             "MARIADB_USER": "username",
             "MARIADB_PASSWORD": "password",
-            "MARIADB_ROOT_PASSWORD": "root-password",
         },
+        from_own={"MARIADB_ROOT_PASSWORD": "root-password"},
         memory="192Mi",
     ),
     "postgresql": Server(
@@ -123,12 +124,13 @@ def _shared_volume(context: Context) -> Item:
 
 
 def _stateful_set(context: Context, binding: Binding, name: str, labels: dict[str, str]) -> dict[str, Any]:
-    server, port, secret = SERVERS[binding.type], PORTS[binding.type], binding.name
+    server, port = SERVERS[binding.type], PORTS[binding.type]
     env: list[dict[str, Any]] = [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
     env += [{"name": key, "value": value} for key, value in server.env.items()]
     env += [
         {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
-        for variable, key in server.from_binding.items()
+        for secret, keys in ((binding.name, server.from_binding), (own_secret(name), server.from_own))
+        for variable, key in keys.items()
     ]
     scratch = {f"scratch-{number}": path for number, path in enumerate((*server.scratch, "/tmp"))}  # noqa: S108
     mounts = [{"name": volume, "mountPath": path} for volume, path in scratch.items()]

@@ -44,6 +44,11 @@ def server_name(handle: Handle) -> str:
     return MESSAGING if handle.kind == "topic" else handle.name + SUFFIX.get(handle.kind, "")
 
 
+def own_secret(server: str) -> str:
+    """The Secret that only the server itself sees."""
+    return f"server-{server}"
+
+
 def bindings(context: Context) -> list[Binding]:
     """Every binding of the application, once, by name."""
     found = {
@@ -62,6 +67,11 @@ def local_secrets(
     Those named in `existing` are left out: a password is made once and kept, for the data behind it knows it.
     """
     for binding in bindings(context):
+        server = server_name(binding.handle)
+        if binding.type == "mysql" and own_secret(server) not in existing:
+            root = {"root-password": b64encode(token().encode()).decode()}
+            labels = context.labels("binding", server)
+            yield context.object("v1", "Secret", own_secret(server), labels, type="Opaque", data=root)
         if binding.name in existing:
             continue
         labels = context.labels("binding", binding.handle.directory)
@@ -84,16 +94,11 @@ def _content(binding: Binding, token: Callable[[], str]) -> dict[str, str]:
     if binding.type == "sqlite":
         return content | {"uri": f"sqlite:////data/{name}.db"}
     host, port, user, password = server_name(handle), PORTS[binding.type], name.replace("-", "_"), token()
-    root = {"root-password": token()} if binding.type == "mysql" else {}
-    return (
-        content
-        | root
-        | {
-            "uri": f"{binding.type}://{user}:{password}@{host}:{port}/{user}",
-            "host": host,
-            "port": str(port),
-            "username": user,
-            "password": password,
-            "database": user,
-        }
-    )
+    return content | {
+        "uri": f"{binding.type}://{user}:{password}@{host}:{port}/{user}",
+        "host": host,
+        "port": str(port),
+        "username": user,
+        "password": password,
+        "database": user,
+    }
