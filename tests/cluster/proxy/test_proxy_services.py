@@ -145,6 +145,10 @@ async def test_what_cannot_be_bound_is_an_event_and_spoils_nothing(
         assert await proxy.settled()
         assert (await fetch(f"http://{ip}/"))[0] == 200
         assert (await fetch(f"http://{addresses.node}:{port}/"))[0] == 200
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)
+    assert await proxy.settled()
+    assert (await fetch(f"http://127.0.0.1:{port}/"))[0] == 200, "free again, taken up"
     await proxy._events.flush()
     assert {event["reason"] for event in objects.of_kind("Event")} == {"PortNotBindable", "ProtocolNotSupported"}
 

@@ -36,6 +36,7 @@ log = logging.getLogger("sampan.proxy")
 _SERVICE_LABEL = "kubernetes.io/service-name"
 _INGRESS = "ingress"
 _COALESCE = 0.002  # seconds: the events of one change arrive together
+_RETRY = 0.3  # seconds until a port in use is tried again
 _FALLBACK = 10_000  # added to a port that may not be bound
 
 
@@ -72,6 +73,7 @@ class Proxy:
         self._file_versions: dict[str, str] = {}  # statistic's prefix -> version
         self._promised: dict[str, str] = {}  # load balancer's address -> UID of its Service
         self._unbindable: dict[Address, str] = {}
+        self._retry: asyncio.TimerHandle | None = None
         self._draining: dict[str, None] = {}  # UIDs of pods being stopped, oldest first
         self._dirty: set[str] = set()
         self._ingress_dirty = True
@@ -107,6 +109,8 @@ class Proxy:
         tasks = [task for task in (self._task, *self._statuses) if task]
         for task in tasks:
             task.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._events.flush()
         await self.envoy.stop()
@@ -310,10 +314,17 @@ class Proxy:
             advice = f"cannot listen on {at.host}:{at.port}: {error.strerror}"
         if usable:
             advice += f". Until then it answers on port {fallback.port}"
-        if self._unbindable.get(at) != advice:
-            self._unbindable[at] = advice
+        # A listener that Envoy is just closing is still there for an instant: tell people when it lasts.
+        if error.errno == errno.EACCES or self._unbindable.get(at) == advice:
             self._warn(service, "PortNotBindable", advice)
+        self._unbindable[at] = advice
+        if error.errno != errno.EACCES and self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(_RETRY, self._try_again)
         return fallback if usable else None
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._wake.set()
 
     def _load_balancer(self, service: Object) -> str | None:
         """The address of a Service of type LoadBalancer: the one in its status, else a free one, which is put there."""
@@ -326,7 +337,9 @@ class Proxy:
         taken = {_status_ip(other) for other in self._services.list()}
         requested = service["spec"].get("loadBalancerIP")
         choices = [requested] if requested in mine else []
-        address = next((ip for ip in [*choices, *mine] if ip not in taken and ip not in self._promised), None)
+        address: str | None = next(
+            (ip for ip in [*choices, *mine] if ip not in taken and ip not in self._promised), None
+        )
         if address is None:
             self._warn(service, "NoLoadBalancerAddress", "all 253 addresses for load balancers are in use")
             return None
