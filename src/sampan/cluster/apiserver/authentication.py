@@ -1,4 +1,4 @@
-"""Who is asking: client certificates, static tokens, and service account tokens (ES256 JWTs with our own key).
+"""Who is asking: client certificates, static tokens, service account tokens (ES256 JWTs signed with our key)."""
 
 from __future__ import annotations
 

@@ -80,6 +80,11 @@ class Table:
     def get(self, key: str) -> Entry | None:
         return self.entries.get(key)
 
+    @property
+    def last(self) -> int:
+        """The revision of the last change in the window."""
+        return self._events[-1].revision if self._events else self.floor
+
     def scan(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         """Entries in key order whose key starts with `prefix`, those after the key `after`."""
         start = bisect_right(self.keys, after) if after else bisect_left(self.keys, prefix)

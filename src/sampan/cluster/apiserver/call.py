@@ -1,0 +1,111 @@
+"""One API call as the pipeline sees it, whether it came over HTTP or from within the process, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.strategy import User
+from sampan.cluster.store import Entry
+from sampan.kube.errors import ApiError, bad_request
+from sampan.kube.objects import Object
+
+TRUE = {"true", "1", "t", "T", "TRUE", "True"}
+
+
+class Call(Struct):
+    """`body` is bytes as they came, or a JSON-shaped value from within the process. `verb` is as RBAC names it."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    user: User
+    body: Any = None
+    content_type: str = "application/json"
+    accept: str = "application/json"
+    verb: str = ""
+    kind: Kind | None = None
+    namespace: str | None = None
+    name: str = ""
+    subresource: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    user_agent: str = ""
+    if_none_match: str = ""
+    encoded: bool = False
+    """Whether the answer goes out as bytes."""
+
+    @property
+    def served(self) -> Kind:
+        assert self.kind is not None
+        return self.kind
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+    @property
+    def dry_run(self) -> bool:
+        """Raises ApiError 422 for a value other than All."""
+        value = self.query.get("dryRun", "")
+        if value not in {"", "All"}:
+            raise ApiError(422, "Invalid", f'dryRun: Unsupported value: "{value}": supported values: "All"')
+        return value == "All"
+
+    @property
+    def field_manager(self) -> str:
+        manager = self.query.get("fieldManager", "")
+        if len(manager) > 128:
+            raise ApiError(422, "Invalid", "fieldManager: Too long: may not be more than 128 bytes")
+        return manager or self.user_agent.partition("/")[0] or "unknown"
+
+    def flag(self, name: str) -> bool:
+        return self.query.get(name, "") in TRUE
+
+    def number(self, name: str, default: int = 0) -> int:
+        """A non-negative integer parameter. Raises ApiError 400."""
+        text = self.query.get(name, "")
+        if not text:
+            return default
+        if not text.isascii() or not text.isdigit() or len(text) > 18:
+            raise bad_request(f"invalid value for {name}: {text!r} is not a non-negative integer")
+        return int(text)
+
+
+class Frame(Struct, frozen=True):
+    """One element of a watch stream: an object as it goes out, or a stored version that goes out as it is."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
+    entry: Entry | None = None
+    obj: Object | None = None
+
+    @property
+    def object(self) -> Object:
+        return self.entry.object if self.entry is not None else self.obj or {}
+
+    def encode(self) -> bytes:
+        body = self.entry.encoded if self.entry is not None else msgspec.json.encode(self.obj)
+        return b'{"type":"%b","object":%b}\n' % (self.type.encode(), body)
+
+
+class Answer(Struct):
+    """An object, an object already encoded, plain text, a stream of frames, or a stream of bytes."""
+
+    code: int = 200
+    obj: Any = None
+    encoded: bytes | None = None
+    frames: AsyncIterator[Frame] | None = None
+    chunks: AsyncIterator[bytes] | None = None
+    content_type: str = "application/json"
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+    def body(self) -> bytes:
+        return self.encoded if self.encoded is not None else msgspec.json.encode(self.obj)
+
+    def value(self) -> Any:
+        if self.obj is None and self.encoded is not None:
+            return msgspec.json.decode(self.encoded)
+        return self.obj

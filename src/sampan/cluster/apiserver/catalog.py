@@ -1,0 +1,162 @@
+"""Every kind the server serves, built-in and custom alike: its names, schema, strategy, columns and table in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sampan.cluster.apiserver import conversion
+from sampan.cluster.apiserver.strategy import Strategy
+from sampan.kube import kinds
+from sampan.kube.kinds import Resource
+from sampan.kube.objects import Object
+
+if TYPE_CHECKING:
+    from sampan.cluster.apiserver.columns import Column
+    from sampan.kube.schema import Schema
+
+GENERATION = {
+    ("", "Pod"), ("", "ReplicationController"), ("apps", "Deployment"), ("apps", "ReplicaSet"), ("apps", "StatefulSet"),
+    ("apps", "DaemonSet"), ("batch", "Job"), ("batch", "CronJob"), ("policy", "PodDisruptionBudget"),
+    ("networking.k8s.io", "Ingress"), ("networking.k8s.io", "IngressClass"), ("networking.k8s.io", "NetworkPolicy"),
+    ("scheduling.k8s.io", "PriorityClass"), ("apiextensions.k8s.io", "CustomResourceDefinition"),
+    ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"),
+    ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"),
+}  # fmt: skip
+"""Built-in kinds that count their `metadata.generation`; custom ones all do."""
+
+SCALED = {
+    ("apps", "Deployment"), ("apps", "ReplicaSet"), ("apps", "StatefulSet"), ("", "ReplicationController"),
+}  # fmt: skip
+
+
+class ScalePaths:
+    """Where `/scale` finds its numbers in an object, as in a CRD's `subresources.scale`."""
+
+    def __init__(self, spec: str = ".spec.replicas", status: str = ".status.replicas", selector: str = "") -> None:
+        self.spec = tuple(spec.strip(".").split("."))
+        self.status = tuple(status.strip(".").split("."))
+        self.selector = tuple(selector.strip(".").split(".")) if selector else ()
+
+
+class Kind:
+    """One kind in one version. `virtual` kinds are answered, never stored."""
+
+    def __init__(self, resource: Resource, crd: Object | None = None, version: dict[str, Any] | None = None) -> None:
+        self.resource = resource
+        self.crd = crd
+        self.crd_version = version or {}
+        self.table = conversion.table_of(resource)
+        self.has_status = "status" in resource.subresources
+        self.counts_generation = crd is not None or (resource.group, resource.kind) in GENERATION
+        self.virtual = "watch" not in resource.verbs and crd is None
+
+    @cached_property
+    def storage(self) -> Resource:
+        """The version objects are stored in."""
+        return self.resource if self.crd is not None else conversion.storage_of(self.resource)
+
+    @cached_property
+    def schema(self) -> Schema:
+        from sampan.kube import schema
+
+        if self.crd is not None:
+            return schema.Schema.from_crd((self.crd_version.get("schema") or {}).get("openAPIV3Schema"))
+        return schema.for_kind(self.resource.api_version, self.resource.kind) or schema.ANYTHING
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        from sampan.cluster.apiserver.registry import strategy_for
+
+        return Strategy() if self.crd is not None else strategy_for(self.storage)
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        from sampan.cluster.apiserver.columns import columns_for, crd_columns
+
+        if self.crd is not None:
+            return crd_columns(self.crd_version.get("additionalPrinterColumns"))
+        return columns_for(self.resource)
+
+    @cached_property
+    def scale(self) -> ScalePaths | None:
+        if self.crd is not None:
+            row = (self.crd_version.get("subresources") or {}).get("scale")
+            if not row:
+                return None
+            return ScalePaths(row["specReplicasPath"], row["statusReplicasPath"], row.get("labelSelectorPath") or "")
+        return ScalePaths() if (self.resource.group, self.resource.kind) in SCALED else None
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """Field selectors beyond metadata.name and metadata.namespace."""
+        if self.crd is not None:
+            return frozenset(
+                row["jsonPath"].strip(".")
+                for row in self.crd_version.get("selectableFields") or ()
+                if "jsonPath" in row
+            )
+        empty: Object = {"apiVersion": self.storage.api_version, "kind": self.storage.kind, "metadata": {}}
+        return frozenset(self.strategy.selectable_fields(empty))
+
+    def field_values(self, obj: Object) -> dict[str, str]:
+        from sampan.kube.selectors import field_text
+
+        metadata = obj["metadata"]
+        values = {"metadata.name": metadata["name"], "metadata.namespace": metadata.get("namespace", "")}
+        if self.crd is not None:
+            return values | {path: field_text(obj, path) for path in self.fields}
+        return values | self.strategy.selectable_fields(obj)
+
+    def outward(self, obj: Object) -> Object:
+        """A stored object as this version shows it."""
+        if obj.get("apiVersion") == self.resource.api_version:
+            return obj
+        return conversion.convert(obj, self.resource)
+
+    def inward(self, obj: Object) -> Object:
+        """An object of this version as it is stored."""
+        if self.storage is self.resource:
+            return obj
+        return conversion.convert(obj, self.storage)
+
+
+class Catalog:
+    """Lookup by path. Custom kinds come and go with `set_custom`."""
+
+    def __init__(self) -> None:
+        self._kinds = {(r.group, r.version, r.plural): Kind(r) for r in kinds.BUILTIN}
+        self._custom: dict[str, list[Kind]] = {}
+        self.generation = 0
+        """Changes when the catalog does; discovery and OpenAPI are remade then."""
+
+    def find(self, group: str, version: str, plural: str) -> Kind | None:
+        return self._kinds.get((group, version, plural))
+
+    def of(self, resource: Resource) -> Kind:
+        return self._kinds.get((resource.group, resource.version, resource.plural)) or Kind(resource)
+
+    def by_kind(self, api_version: str, name: str) -> Kind | None:
+        group, _, version = api_version.rpartition("/")
+        for kind in self._kinds.values():
+            resource = kind.resource
+            if resource.kind == name and resource.group == group and resource.version == version:
+                return kind
+        return None
+
+    def __iter__(self) -> Iterator[Kind]:
+        return iter(list(self._kinds.values()))
+
+    def is_custom(self, group: str) -> bool:
+        return any(kind.crd is not None and kind.resource.group == group for kind in self._kinds.values())
+
+    def set_custom(self, name: str, served: list[Kind]) -> None:
+        """Serve these versions of the CRD called `name`, and no others of it."""
+        for kind in self._custom.pop(name, []):
+            self._kinds.pop((kind.resource.group, kind.resource.version, kind.resource.plural), None)
+        if served:
+            self._custom[name] = served
+        for kind in served:
+            self._kinds[kind.resource.group, kind.resource.version, kind.resource.plural] = kind
+        self.generation += 1

@@ -1,0 +1,118 @@
+"""Kinds served in two versions and stored in one: HorizontalPodAutoscaler v1/v2, Event core/events.k8s.io."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sampan.kube import kinds
+from sampan.kube.kinds import Resource
+from sampan.kube.objects import Object
+
+_STORAGE = {
+    kinds.HORIZONTAL_POD_AUTOSCALER_V1: kinds.HORIZONTAL_POD_AUTOSCALER,
+    kinds.EVENTS_EVENT: kinds.CORE_EVENT,
+}
+_HPA_REST = "autoscaling.sampan.dev/v2"
+"""Annotation that carries through v1 what v1 has no field for."""
+
+
+def storage_of(resource: Resource) -> Resource:
+    return _STORAGE.get(resource, resource)
+
+
+def table_of(resource: Resource) -> str:
+    stored = storage_of(resource)
+    return f"{stored.group}/{stored.plural}"
+
+
+def convert(obj: Object, to: Resource) -> Object:
+    """A fresh object in the version `to`; only apiVersion changes where no conversion is known (CRD strategy None)."""
+    convert_body = _CONVERT.get((obj.get("apiVersion", ""), to.api_version, to.kind))
+    result = convert_body(obj) if convert_body else dict(obj)
+    result["apiVersion"] = to.api_version
+    return result
+
+
+def _hpa_to_v1(obj: Object) -> Object:
+    result = dict(obj)
+    spec, status = dict(obj.get("spec") or {}), dict(obj.get("status") or {})
+    for metric in spec.pop("metrics", None) or ():
+        target = (metric.get("resource") or {}).get("target") or {}
+        if (
+            metric.get("type") == "Resource"
+            and metric["resource"].get("name") == "cpu"
+            and "averageUtilization" in target
+        ):
+            spec["targetCPUUtilizationPercentage"] = target["averageUtilization"]
+    spec.pop("behavior", None)
+    for metric in status.pop("currentMetrics", None) or ():
+        current = (metric.get("resource") or {}).get("current") or {}
+        if (metric.get("resource") or {}).get("name") == "cpu" and "averageUtilization" in current:
+            status["currentCPUUtilizationPercentage"] = current["averageUtilization"]
+    status.pop("conditions", None)
+    rest = {key: obj["spec"][key] for key in ("metrics", "behavior") if key in (obj.get("spec") or {})}
+    metadata = dict(obj["metadata"])
+    if rest:
+        import msgspec
+
+        annotations = dict(metadata.get("annotations") or {})
+        annotations[_HPA_REST] = msgspec.json.encode(rest).decode()
+        metadata["annotations"] = annotations
+    return {**result, "metadata": metadata, "spec": spec, "status": status}
+
+
+def _hpa_to_v2(obj: Object) -> Object:
+    result = dict(obj)
+    spec, status = dict(obj.get("spec") or {}), dict(obj.get("status") or {})
+    metadata = dict(obj.get("metadata") or {})
+    annotations = dict(metadata.get("annotations") or {})
+    rest: dict[str, Any] = {}
+    if _HPA_REST in annotations:
+        import msgspec
+
+        try:
+            rest = msgspec.json.decode(annotations.pop(_HPA_REST), type=dict[str, Any])
+        except (msgspec.MsgspecError, TypeError):
+            rest = {}
+        metadata["annotations"] = annotations
+    spec.update({key: rest[key] for key in ("metrics", "behavior") if key in rest})
+    percent = spec.pop("targetCPUUtilizationPercentage", None)
+    if percent is not None:
+        cpu = {
+            "type": "Resource",
+            "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}},
+        }
+        others = [m for m in spec.get("metrics") or () if (m.get("resource") or {}).get("name") != "cpu"]
+        spec["metrics"] = [cpu, *others]
+    status.pop("currentCPUUtilizationPercentage", None)
+    return {**result, "metadata": metadata, "spec": spec, **({"status": status} if status else {})}
+
+
+_EVENT_FIELDS = {
+    # core/v1 -> events.k8s.io/v1
+    "involvedObject": "regarding",
+    "message": "note",
+    "source": "deprecatedSource",
+    "firstTimestamp": "deprecatedFirstTimestamp",
+    "lastTimestamp": "deprecatedLastTimestamp",
+    "count": "deprecatedCount",
+    "reportingComponent": "reportingController",
+}
+_EVENT_BACK = {new: old for old, new in _EVENT_FIELDS.items()}
+
+
+def _event_to_new(obj: Object) -> Object:
+    return {_EVENT_FIELDS.get(key, key): value for key, value in obj.items()}
+
+
+def _event_to_core(obj: Object) -> Object:
+    return {_EVENT_BACK.get(key, key): value for key, value in obj.items()}
+
+
+_CONVERT: dict[tuple[str, str, str], Callable[[Object], Object]] = {
+    ("autoscaling/v2", "autoscaling/v1", "HorizontalPodAutoscaler"): _hpa_to_v1,
+    ("autoscaling/v1", "autoscaling/v2", "HorizontalPodAutoscaler"): _hpa_to_v2,
+    ("v1", "events.k8s.io/v1", "Event"): _event_to_new,
+    ("events.k8s.io/v1", "v1", "Event"): _event_to_core,
+}

@@ -1,0 +1,188 @@
+"""Deletion in two phases: marked while a finalizer or a grace period holds an object, removed when nothing does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sampan.cluster.apiserver import decode
+from sampan.cluster.apiserver.call import TRUE, Answer, Call
+from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.write import finished
+from sampan.cluster.store import Entry, Remove
+from sampan.kube.errors import ApiError, Cause, bad_request, conflict, invalid, not_found
+from sampan.kube.objects import Object, parse_time
+
+if TYPE_CHECKING:
+    from sampan.cluster.apiserver.server import ApiServer
+
+ORPHAN = "orphan"
+FOREGROUND = "foregroundDeletion"
+POLICIES = {"Background": None, "Foreground": FOREGROUND, "Orphan": ORPHAN}
+RETURNED = {"Pod", "Service", "PersistentVolume", "PersistentVolumeClaim"}
+"""Kinds whose deletion answers with the object even when it is gone at once."""
+
+
+def read_options(call: Call) -> Object:
+    """DeleteOptions from the body or, without one, from the query. Raises ApiError 400 or 422."""
+    options: Object = {}
+    if call.body not in (None, b"", {}):
+        body, _ = decode.read_body(call)
+        if not isinstance(body, dict):
+            raise bad_request("DeleteOptions must be an object")
+        options = body
+    for name in ("gracePeriodSeconds", "propagationPolicy", "orphanDependents"):
+        text = call.query.get(name)
+        if text and name not in options:
+            options[name] = text
+    options = {key: value for key, value in options.items() if value is not None}
+    _check(options)
+    if options.get("dryRun") and not call.query.get("dryRun"):
+        call.query = {**call.query, "dryRun": ",".join(options["dryRun"])}
+    return options
+
+
+def _check(options: Object) -> None:
+    grace = options.get("gracePeriodSeconds")
+    if grace is not None:
+        try:
+            options["gracePeriodSeconds"] = max(int(grace), 1 if int(grace) < 0 else 0)
+        except (ValueError, TypeError):
+            raise bad_request(f"gracePeriodSeconds: {grace!r} is not an integer") from None
+        if isinstance(grace, bool) or options["gracePeriodSeconds"] > 10**9:
+            raise bad_request(f"gracePeriodSeconds: {grace!r} is not a number of seconds")
+    if isinstance(options.get("orphanDependents"), str):
+        options["orphanDependents"] = options["orphanDependents"] in TRUE
+    policy = options.get("propagationPolicy")
+    causes = []
+    if policy is not None and (not isinstance(policy, str) or policy not in POLICIES):
+        message = f'Unsupported value: "{policy}": supported values: "Background", "Foreground", "Orphan"'
+        causes.append(Cause("propagationPolicy", message, "FieldValueNotSupported"))
+    if policy is not None and options.get("orphanDependents") is not None:
+        message = "Invalid value: orphanDependents and deletionPropagation cannot be both set"
+        causes.append(Cause("propagationPolicy", message))
+    if causes:
+        raise invalid("DeleteOptions", "", causes, "meta.k8s.io")
+    for name, wanted in (("preconditions", dict), ("dryRun", list)):
+        if not isinstance(options.get(name, wanted()), wanted):
+            raise bad_request(f"DeleteOptions.{name} has the wrong type")
+    if any(not isinstance(one, str) for one in options.get("dryRun", ())):
+        raise bad_request("DeleteOptions.dryRun has the wrong type")
+
+
+class Deleter:
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+
+    async def delete(self, call: Call) -> Answer:
+        kind, options = call.served, read_options(call)
+        entry, removed = await self.remove(call, kind, call.key, options)
+        if removed and kind.resource.kind not in RETURNED:
+            return Answer(200, obj=_success(kind, entry.object))
+        return Answer(200, obj=kind.outward(entry.object))
+
+    async def remove(self, call: Call, kind: Kind, key: str, options: Object) -> tuple[Entry, bool]:
+        """Delete one object, now or as far as may be: (its last version, whether it is gone). Raises 404, 409."""
+        name = key.rpartition("/")[2]
+        gone = False
+
+        def mutate(current: Entry | None) -> Object | Remove:
+            nonlocal gone
+            if current is None:
+                raise not_found(kind.resource.plural, name, kind.resource.group)
+            obj = json_copy(current.object)
+            self._check_preconditions(kind, name, obj, options.get("preconditions") or {})
+            grace = kind.strategy.graceful_delete(obj, options) or 0
+            changed = _mark(kind, obj, options, grace)
+            gone = finished(obj)
+            if gone:
+                return Remove(obj)
+            return obj if changed else current.object
+
+        if call.dry_run:
+            current = self.server.store.table(kind.table).get(key)
+            made = mutate(current)
+            obj = made.object if isinstance(made, Remove) else made
+            return Entry(key, 0, b"", obj), gone
+        entry = await self.server.store.write(kind.table, key, mutate)
+        assert entry is not None
+        return entry, gone
+
+    @staticmethod
+    def _check_preconditions(kind: Kind, name: str, obj: Object, preconditions: dict[str, Any]) -> None:
+        resource, metadata = kind.resource, obj["metadata"]
+        uid, version = preconditions.get("uid"), preconditions.get("resourceVersion")
+        if uid and uid != metadata["uid"]:
+            message = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {metadata['uid']}"
+            raise conflict(resource.plural, name, message, resource.group)
+        if version and str(version) != metadata["resourceVersion"]:
+            message = (
+                f"Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta:"
+                f" {metadata['resourceVersion']}"
+            )
+            raise conflict(resource.plural, name, message, resource.group)
+
+    async def delete_collection(self, call: Call) -> Answer:
+        kind, options = call.served, read_options(call)
+        entries, _, _ = self.server.reader.select(call)
+        deleted = []
+        for entry in entries:
+            try:
+                last, _ = await self.remove(call, kind, entry.key, json_copy(options))
+            except ApiError as error:
+                if error.code == 404:
+                    continue
+                raise
+            deleted.append(kind.outward(last.object))
+        resource = kind.resource
+        return Answer(
+            obj={
+                "apiVersion": resource.api_version,
+                "kind": resource.list_kind,
+                "metadata": {"resourceVersion": str(self.server.store.revision)},
+                "items": deleted,
+            }
+        )
+
+
+def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
+    """Set the deletion timestamp, grace and finalizers the options ask for; whether that changed anything."""
+    before = json_copy(obj["metadata"])
+    metadata = obj["metadata"]
+    finalizers = list(metadata.get("finalizers") or ())
+    wanted = POLICIES.get(options.get("propagationPolicy", ""))
+    if options.get("orphanDependents"):
+        wanted = ORPHAN
+    if options.get("propagationPolicy") or options.get("orphanDependents") is not None:
+        finalizers = [one for one in finalizers if one not in {ORPHAN, FOREGROUND} or one == wanted]
+        if wanted and wanted not in finalizers:
+            finalizers.append(wanted)
+    if finalizers:
+        metadata["finalizers"] = finalizers
+    else:
+        metadata.pop("finalizers", None)
+    present = datetime.now(UTC).replace(microsecond=0)
+    if not metadata.get("deletionTimestamp"):
+        metadata["deletionTimestamp"] = (present + timedelta(seconds=grace)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata["deletionGracePeriodSeconds"] = grace
+        if kind.counts_generation:
+            metadata["generation"] = int(metadata.get("generation") or 0) + 1
+        if kind.resource.kind == "Namespace" and not kind.resource.group:
+            obj.setdefault("status", {})["phase"] = "Terminating"
+        return True
+    held = int(metadata.get("deletionGracePeriodSeconds") or 0)
+    if grace < held and ("gracePeriodSeconds" in options or grace == 0):
+        # Grace only shortens, and counts from when the deletion was first asked for.
+        began = parse_time(metadata["deletionTimestamp"]) - timedelta(seconds=held)
+        metadata["deletionTimestamp"] = (began + timedelta(seconds=grace)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata["deletionGracePeriodSeconds"] = grace
+    return bool(before != metadata)
+
+
+def _success(kind: Kind, obj: Object) -> Object:
+    resource, metadata = kind.resource, obj["metadata"]
+    details = {"name": metadata["name"], "kind": resource.plural, "uid": metadata.get("uid", "")}
+    if resource.group:
+        details["group"] = resource.group
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details, "code": 200}

@@ -1,0 +1,74 @@
+"""The patch types of the API over `sampan.kube.patch`, its faults turned into answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampan.cluster.apiserver.decode import json_copy
+from sampan.kube.errors import ApiError, bad_request
+from sampan.kube.objects import Object, now
+from sampan.kube.schema import Schema
+from sampan.kube.transport import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH
+
+STRATEGIC = STRATEGIC_MERGE_PATCH
+TYPES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH)
+
+
+def patch(content_type: str, current: Object, body: Any, node: Schema) -> Object:
+    """`current` (a copy of ours) changed by a JSON, merge or strategic merge patch. Raises ApiError 400 or 422."""
+    from sampan.kube.patch import json as json_patch
+    from sampan.kube.patch import merge, strategic
+
+    wanted: type = list if content_type == JSON_PATCH else dict
+    if not isinstance(body, wanted):
+        raise bad_request(f"a {content_type} body must be {'a list' if wanted is list else 'an object'}")
+    try:
+        if content_type == JSON_PATCH:
+            result = json_patch.apply(current, body)
+        elif content_type == MERGE_PATCH:
+            result = merge.apply(current, body)
+        else:
+            result = strategic.apply(current, body, node)
+    except ApiError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ApiError(422, "Invalid", f"the patch cannot be applied: {error}") from None
+    return json_copy(result)
+
+
+def server_side(
+    current: Object | None, applied: Object, node: Schema, *, manager: str, force: bool, subresource: str | None
+) -> Object:
+    """The object that applying `applied` makes, with its managedFields. Raises ApiError 409 with the conflicts."""
+    from sampan.kube import schema
+    from sampan.kube.patch import apply
+
+    applied = json_copy(applied)
+    try:
+        applied = schema.canonical(node, applied)
+    except ValueError as error:
+        raise bad_request(str(error)) from None
+    if subresource is None:
+        applied.pop("status", None)
+    elif subresource == "status":
+        kept = {"apiVersion", "kind", "metadata", "status"}
+        applied = {key: value for key, value in applied.items() if key in kept}
+    try:
+        result = apply.apply(current, applied, node, manager=manager, force=force, subresource=subresource, now=now())
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise bad_request(f"the object cannot be applied: {error}") from None
+    return json_copy(result)
+
+
+def track(old: Object | None, new: Object, node: Schema, manager: str, subresource: str | None) -> None:
+    """Record in `new` (in place) who owns what after a create, update or patch."""
+    from sampan.kube.patch import managed_fields
+
+    tracked = managed_fields.track_update(
+        old, new, node, manager=manager, subresource=subresource, api_version=new["apiVersion"], now=now()
+    )
+    entries = tracked["metadata"].get("managedFields")
+    if entries:
+        new["metadata"]["managedFields"] = json_copy(entries)
+    else:
+        new["metadata"].pop("managedFields", None)

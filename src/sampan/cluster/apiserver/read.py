@@ -1,0 +1,273 @@
+"""Get, list and watch: selectors, pages of a snapshot, resource versions, bookmarks."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sampan.cluster.apiserver.call import Answer, Call, Frame
+from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.store import Entry, Event, Table
+from sampan.kube import selectors
+from sampan.kube.errors import ApiError, bad_request, expired, not_found
+from sampan.kube.objects import Object
+
+if TYPE_CHECKING:
+    from sampan.cluster.apiserver.server import ApiServer
+
+BOOKMARK_SECONDS = 60.0
+LONGEST_WATCH = 3600.0
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+
+Matches = Callable[[Object], bool]
+
+
+def selector(call: Call) -> Matches | None:
+    """The label and field selectors of a call as one test, None when there are none. Raises ApiError 400."""
+    kind = call.served
+    try:
+        labels = selectors.parse_labels(call.query.get("labelSelector"))
+        fields = selectors.parse_fields(call.query.get("fieldSelector"))
+    except selectors.SelectorError as error:
+        raise bad_request(f"unable to parse requirement: {error}") from None
+    known = {"metadata.name", "metadata.namespace"} | kind.fields if fields else set()
+    for term in fields.terms:
+        if term.path not in known:
+            raise bad_request(f"field label not supported: {term.path}")
+    by_labels, terms = bool(labels), fields.terms
+    if not by_labels and not terms:
+        return None
+
+    def matches(obj: Object) -> bool:
+        if by_labels and not labels.matches(obj["metadata"].get("labels")):
+            return False
+        if not terms:
+            return True
+        values = kind.field_values(obj)
+        return all((values.get(term.path, "") == term.value) == term.equal for term in terms)
+
+    return matches
+
+
+def read_version(call: Call) -> int | None:
+    """The `resourceVersion` parameter; None when there is none. Raises ApiError 400."""
+    text = call.query.get("resourceVersion", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise bad_request(f"invalid resource version {text!r}")
+    return int(text)
+
+
+class Reader:
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+        self.store = server.store
+
+    def entry(self, call: Call) -> Entry:
+        entry = self.store.table(call.served.table).get(call.key)
+        if entry is None:
+            raise not_found(call.served.resource.plural, call.name, call.served.resource.group)
+        return entry
+
+    def get(self, call: Call) -> Answer:
+        self._not_from_the_future(read_version(call))
+        entry = self.entry(call)
+        obj = call.served.outward(entry.object)
+        return Answer(obj=obj, encoded=entry.encoded if obj is entry.object else None)
+
+    def _not_from_the_future(self, version: int | None) -> None:
+        if version is not None and version > self.store.revision:
+            cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+            raise ApiError(
+                504, "Timeout", f"Too large resource version: {version}, current: {self.store.revision}",
+                {"causes": [cause], "retryAfterSeconds": 1},
+            )  # fmt: skip
+
+    def select(self, call: Call) -> tuple[list[Entry], int, dict[str, Any]]:
+        """(objects asked for, revision of the list, rest of its metadata)."""
+        kind, table = call.served, self.store.table(call.served.table)
+        matches = selector(call)
+        version, limit = read_version(call), call.number("limit")
+        match = call.query.get("resourceVersionMatch", "")
+        token = call.query.get("continue", "")
+        prefix = f"{call.namespace}/" if call.namespace else ""
+        self._check_list_options(version, match, token)
+        self._not_from_the_future(version)
+        revision, after = self.store.revision, ""
+        if token:
+            revision, after = _read_token(token)
+            if revision > self.store.revision:
+                raise bad_request("the continue token is not valid")
+        elif match == "Exact" and version:
+            revision = version
+        if revision == self.store.revision:
+            entries = table.scan(prefix, after)
+        else:
+            try:
+                entries = table.scan_at(revision, prefix, after)
+            except ApiError:
+                raise expired(
+                    "The provided continue parameter is too old to display a consistent list result. You must start a"
+                    " new list without the continue parameter."
+                    if token
+                    else f"The resourceVersion for the provided list is too old: {revision}"
+                ) from None
+        return self._page(kind, entries, matches, limit, revision)
+
+    @staticmethod
+    def _page(
+        kind: Kind, entries: Any, matches: Matches | None, limit: int, revision: int
+    ) -> tuple[list[Entry], int, dict[str, Any]]:
+        found: list[Entry] = []
+        rest: dict[str, Any] = {}
+        for entry in entries:
+            if matches is not None and not matches(entry.object):
+                continue
+            if limit and len(found) == limit:
+                rest["continue"] = _token(revision, found[-1].key)
+                if matches is None:
+                    rest["remainingItemCount"] = 1 + sum(1 for _ in entries)
+                break
+            found.append(entry)
+        return found, revision, rest
+
+    @staticmethod
+    def _check_list_options(version: int | None, match: str, token: str) -> None:
+        if match not in {"", "Exact", "NotOlderThan"}:
+            raise bad_request(f"resourceVersionMatch: {match!r} must be Exact or NotOlderThan")
+        if match and version is None and not token:
+            raise bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        if match == "Exact" and version == 0:
+            raise bad_request('resourceVersionMatch "Exact" is forbidden for resourceVersion "0"')
+        if token and version:
+            raise bad_request("specifying resource version is not allowed when using continue")
+
+    def list(self, call: Call) -> Answer:
+        entries, revision, rest = self.select(call)
+        resource, kind = call.served.resource, call.served
+        metadata = {"resourceVersion": str(revision), **rest}
+        head = {"kind": resource.list_kind, "apiVersion": resource.api_version, "metadata": metadata}
+        if call.encoded and kind.storage is kind.resource and kind.crd is None:
+            encoded = msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(e.encoded for e in entries) + b"]}"
+            return Answer(encoded=encoded)
+        return Answer(obj={**head, "items": [kind.outward(entry.object) for entry in entries]})
+
+    # -- watch
+
+    def watch(self, call: Call) -> AsyncIterator[Frame]:
+        """Frames of a watch. What is wrong with the request is raised here, before the stream begins."""
+        matches, version = selector(call), read_version(call)
+        initial = call.query.get("sendInitialEvents")
+        match = call.query.get("resourceVersionMatch", "")
+        if initial is not None and match != "NotOlderThan":
+            raise ApiError(
+                422, "Invalid",
+                "ListOptions.meta.k8s.io is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires setting"
+                " resourceVersionMatch to NotOlderThan",
+            )  # fmt: skip
+        if initial is None and match:
+            raise ApiError(
+                422, "Invalid",
+                "ListOptions.meta.k8s.io is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden"
+                " for watch unless sendInitialEvents is provided",
+            )  # fmt: skip
+        self._not_from_the_future(version)
+        table = self.store.table(call.served.table)
+        streaming_list = call.flag("sendInitialEvents")
+        since = self.store.revision
+        with_state = streaming_list or (initial is None and not version)
+        if not with_state and version:
+            since = version
+            table.events_after(since)  # raises 410 when it is too old
+        return self._frames(call, table, matches, since, with_state, streaming_list)
+
+    async def _frames(
+        self, call: Call, table: Table, matches: Matches | None, since: int, with_state: bool, mark_end: bool
+    ) -> AsyncIterator[Frame]:
+        kind, bookmarks = call.served, call.flag("allowWatchBookmarks")
+        prefix = f"{call.namespace}/" if call.namespace else ""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (float(call.number("timeoutSeconds")) or LONGEST_WATCH)
+        if with_state:
+            since = self.store.revision
+            for entry in list(table.scan(prefix)):
+                if matches is None or matches(entry.object):
+                    yield self._frame(kind, "ADDED", entry)
+            if mark_end:
+                yield self._bookmark(kind, since, {INITIAL_EVENTS_END: "true"})
+        next_bookmark = loop.time() + BOOKMARK_SECONDS
+        while not self.server.stopping:
+            try:
+                events = table.events_after(since)
+            except ApiError as error:
+                yield Frame("ERROR", obj=error.status())
+                return
+            seen = self.store.revision
+            for event in events:
+                frame = self._transition(kind, event, prefix, matches)
+                if frame is not None:
+                    yield frame
+            since = seen
+            if table.last > since:
+                continue
+            left = end - loop.time()
+            if left <= 0:
+                if bookmarks:
+                    yield self._bookmark(kind, since)
+                return
+            if bookmarks and loop.time() >= next_bookmark:
+                next_bookmark = loop.time() + BOOKMARK_SECONDS
+                yield self._bookmark(kind, since)
+            await table.wait(min(left, max(next_bookmark - loop.time(), 0.05) if bookmarks else left))
+
+    def _transition(self, kind: Kind, event: Event, prefix: str, matches: Matches | None) -> Frame | None:
+        """What a watcher with this selector sees of a change: an object that starts or stops matching comes or goes."""
+        if prefix and not event.entry.key.startswith(prefix):
+            return None
+        if matches is None:
+            return self._frame(kind, event.type, event.entry)
+        before = event.previous is not None and matches(event.previous.object)
+        after = event.type != "DELETED" and matches(event.entry.object)
+        if after:
+            return self._frame(kind, "MODIFIED" if before else "ADDED", event.entry)
+        if not before or event.previous is None:
+            return None
+        if event.type == "DELETED":
+            return self._frame(kind, "DELETED", event.entry)
+        # The object as it was when it last matched, under the revision at which it ceased to.
+        last = event.previous.object
+        obj = {**last, "metadata": {**last["metadata"], "resourceVersion": str(event.revision)}}
+        return Frame("DELETED", obj=kind.outward(obj))
+
+    @staticmethod
+    def _frame(kind: Kind, type: Any, entry: Entry) -> Frame:
+        if kind.storage is kind.resource and kind.crd is None:
+            return Frame(type, entry=entry)
+        obj = kind.outward(entry.object)
+        return Frame(type, entry=entry) if obj is entry.object else Frame(type, obj=obj)
+
+    @staticmethod
+    def _bookmark(kind: Kind, revision: int, annotations: dict[str, str] | None = None) -> Frame:
+        metadata: Object = {"resourceVersion": str(revision), "creationTimestamp": None}
+        if annotations:
+            metadata["annotations"] = annotations
+        resource = kind.resource
+        return Frame("BOOKMARK", obj={"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata})
+
+
+def _token(revision: int, key: str) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode([revision, key])).decode().rstrip("=")
+
+
+def _read_token(text: str) -> tuple[int, str]:
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        revision, key = msgspec.json.decode(raw, type=tuple[int, str])
+    except (ValueError, msgspec.MsgspecError):
+        raise bad_request("continue key is not valid") from None
+    return revision, key

@@ -1,0 +1,408 @@
+"""Create, update, patch: from a decoded body to a stored object. Deletion is in `delete.py`."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sampan.cluster.apiserver import decode, patching
+from sampan.cluster.apiserver.call import Answer, Call
+from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.strategy import Context
+from sampan.cluster.store import Entry, Remove, Store
+from sampan.kube import names, schema
+from sampan.kube.errors import ApiError, Cause, already_exists, bad_request, conflict, forbidden, invalid, not_found
+from sampan.kube.objects import Object, now
+from sampan.kube.transport import APPLY_PATCH
+
+if TYPE_CHECKING:
+    from sampan.cluster.apiserver.server import ApiServer
+
+ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+CREATE_ON_UPDATE = {"Lease", "Event", "Endpoints"}
+STALE = "the object has been modified; please apply your changes to the latest version and try again"
+SERVER_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+
+Change = Callable[[Object], Object]
+"""From a fresh copy of the present object, in the version of the request, to the wanted one."""
+
+
+def generated_name(base: str) -> str:
+    return base[:58] + "".join(secrets.choice(ALPHABET) for _ in range(5))
+
+
+class Writer:
+    """The write half of the pipeline. `admit` hooks may refuse or change an object: (call, new, old or None)."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+        self.store: Store = server.store
+        self.admission: list[Callable[[Call, Object, Object | None], None]] = []
+
+    def context(self, call: Call, name: str) -> Context:
+        kind = call.served
+        return Context(
+            resource=kind.storage,
+            namespace=call.namespace,
+            name=name,
+            user=call.user,
+            get=self.server.peek,
+            list=self.server.peek_all,
+            subresource=call.subresource,
+            dry_run=call.dry_run,
+            settings=self.server.settings,
+        )
+
+    # -- verbs
+
+    async def create(self, call: Call) -> Answer:
+        obj = self.read_object(call)
+        entry = await self.create_object(call, obj)
+        return self.answer(call, entry, 201)
+
+    async def update(self, call: Call) -> Answer:
+        wanted = self.read_object(call)
+        if wanted["metadata"].get("name", call.name) != call.name:
+            raise bad_request(
+                f"the name of the object ({wanted['metadata'].get('name')}) does not match the name on the URL"
+                f" ({call.name})"
+            )
+        kind = call.served
+        if kind.resource.kind in CREATE_ON_UPDATE and not call.subresource:
+            if self.store.table(kind.table).get(call.key) is None:
+                wanted["metadata"].setdefault("name", call.name)
+                return self.answer(call, await self.create_object(call, wanted), 201)
+        if kind.crd is not None and not wanted["metadata"].get("resourceVersion"):
+            cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
+            raise invalid(kind.resource.kind, call.name, [cause], kind.resource.group)
+        return self.answer(call, await self.change(call, lambda _: wanted))
+
+    async def patch(self, call: Call) -> Answer:
+        content = decode.media_type(call.content_type)
+        if content not in patching.TYPES:
+            raise ApiError(
+                415, "UnsupportedMediaType",
+                "the body of the request was in an unknown format - accepted media types include: "
+                + ", ".join(patching.TYPES),
+            )  # fmt: skip
+        kind = call.served
+        if content == patching.STRATEGIC and kind.crd is not None:
+            raise ApiError(
+                415, "UnsupportedMediaType",
+                "strategic merge patch is not supported for custom resources - accepted media types include:"
+                " application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            )  # fmt: skip
+        body, repeated = decode.read_body(call)
+        if content == APPLY_PATCH:
+            return await self._apply(call, body, repeated)
+
+        def change(current: Object) -> Object:
+            patched = decode.check_object(patching.patch(content, current, body, kind.schema))
+            decode.check_kind(kind, patched)
+            decode.check_types(kind, patched)
+            decode.check_fields(call, kind, patched, repeated)
+            return patched
+
+        return self.answer(call, await self.change(call, change))
+
+    async def _apply(self, call: Call, body: Any, repeated: list[str]) -> Answer:
+        kind = call.served
+        if not call.query.get("fieldManager"):
+            raise bad_request(
+                "PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch"
+            )
+        applied = decode.check_object(body)
+        decode.check_kind(kind, applied)
+        if applied["metadata"].get("managedFields"):
+            raise bad_request("metadata.managedFields must be nil")
+        if applied["metadata"].setdefault("name", call.name) != call.name:
+            raise bad_request("the name in the applied object does not match the name on the URL")
+        if call.namespace and applied["metadata"].setdefault("namespace", call.namespace) != call.namespace:
+            raise bad_request("the namespace in the applied object does not match the namespace on the URL")
+        decode.check_types(kind, applied)
+        decode.check_fields(call, kind, applied, repeated)
+        wanted_version = applied["metadata"].get("resourceVersion")
+
+        def change(current: Object | None) -> Object:
+            return patching.server_side(
+                current, applied, kind.schema, manager=call.field_manager, force=call.flag("force"), subresource=call.subresource,
+            )  # fmt: skip
+
+        if self.store.table(kind.table).get(call.key) is None and not call.subresource:
+            if wanted_version:
+                raise not_found(kind.resource.plural, call.name, kind.resource.group)
+            try:
+                return self.answer(call, await self.create_object(call, change(None), tracked=True), 201)
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+        return self.answer(call, await self.change(call, change, tracked=True))
+
+    # -- what the verbs share
+
+    def read_object(self, call: Call) -> Object:
+        kind = call.served
+        value, repeated = decode.read_body(call)
+        obj = decode.check_object(value)
+        decode.check_kind(kind, obj)
+        decode.check_types(kind, obj)
+        decode.check_fields(call, kind, obj, repeated)
+        namespace = obj["metadata"].get("namespace")
+        if kind.resource.namespaced:
+            if namespace and namespace != call.namespace:
+                raise bad_request(
+                    f"the namespace of the provided object does not match the namespace sent on the request"
+                )
+            obj["metadata"]["namespace"] = call.namespace
+        else:
+            obj["metadata"].pop("namespace", None)
+        return obj
+
+    def answer(self, call: Call, entry: Entry, code: int = 200) -> Answer:
+        outward = call.served.outward(entry.object)
+        if outward is entry.object and entry.revision:
+            return Answer(code, obj=outward, encoded=entry.encoded)
+        return Answer(code, obj=outward)
+
+    async def create_object(self, call: Call, obj: Object, *, tracked: bool = False) -> Entry:
+        """Store a new object. Raises ApiError 409 AlreadyExists, 422, 403."""
+        kind, metadata = call.served, obj["metadata"]
+        if metadata.get("resourceVersion"):
+            raise bad_request("resourceVersion should not be set on objects to be created")
+        base = metadata.get("generateName")
+        generated = bool(base) and not metadata.get("name")
+        for attempt in range(8):
+            if generated:
+                metadata["name"] = generated_name(base)
+            try:
+                return await self._create_once(call, kind, json_copy(obj), tracked=tracked)
+            except ApiError as error:
+                if not (generated and error.reason == "AlreadyExists") or attempt == 7:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _create_once(self, call: Call, kind: Kind, obj: Object, *, tracked: bool) -> Entry:
+        metadata = obj["metadata"]
+        name = str(metadata.get("name") or "")
+        resource = kind.resource
+        key = f"{call.namespace}/{name}" if call.namespace else name
+
+        def mutate(current: Entry | None) -> Object:
+            if current is not None:
+                raise already_exists(resource.plural, name, resource.group)
+            self._check_namespace(call, name)
+            for field in (*SERVER_METADATA, "selfLink"):
+                metadata.pop(field, None)
+            if kind.has_status and resource.kind != "Node" and "status" in obj:
+                del obj["status"]
+            metadata["uid"] = str(uuid.uuid4())
+            metadata["creationTimestamp"] = now()
+            if kind.counts_generation:
+                metadata["generation"] = 1
+            new = self._settle(kind, obj)
+            kind.strategy.prepare_create(new, self.context(call, name))
+            for admit in self.admission:
+                admit(call, new, None)
+            causes = self._metadata_causes(kind, new, name)
+            causes += schema.validate(self._storage_schema(kind), new)
+            self._refuse(kind, name, causes or kind.strategy.validate_create(new))
+            if not tracked:
+                patching.track(None, new, self._storage_schema(kind), call.field_manager, call.subresource)
+            return new
+
+        return await self._store(call, kind, key, mutate)
+
+    async def change(self, call: Call, change: Change, *, tracked: bool = False, create: bool = False) -> Entry:
+        """Replace the present object by `change(copy of it)`. Raises ApiError 404, 409, 422."""
+        kind = call.served
+        resource = kind.resource
+
+        def mutate(current: Entry | None) -> Object | Remove:
+            if current is None:
+                raise not_found(resource.plural, call.name, resource.group)
+            old = current.object
+            wanted = change(json_copy(kind.outward(old)))
+            self._check_versions(call, wanted, old)
+            new = kind.inward(wanted)
+            self._carry_over(call, kind, new, old)
+            new = self._settle(kind, new)
+            kind.strategy.prepare_update(new, old, self.context(call, call.name))
+            for admit in self.admission:
+                admit(call, new, old)
+            causes = self._metadata_causes(kind, new, call.name) + self._finalizer_causes(new, old)
+            causes += schema.validate(self._storage_schema(kind), new)
+            self._refuse(kind, call.name, causes or kind.strategy.validate_update(new, old))
+            self._bump(kind, new, old)
+            if not tracked:
+                patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource)
+            return Remove(new) if finished(new) else new
+
+        return await self._store(call, kind, call.key, mutate)
+
+    async def _store(
+        self, call: Call, kind: Kind, key: str, mutate: Callable[[Entry | None], Object | Remove | None]
+    ) -> Entry:
+        if call.dry_run:
+            current = self.store.table(kind.table).get(key)
+            made = mutate(current)
+            obj = made.object if isinstance(made, Remove) else made
+            if obj is not None and current is not None:
+                obj["metadata"]["resourceVersion"] = current.object["metadata"]["resourceVersion"]
+            return Entry(key, 0, b"", obj)
+        entry = await self.store.write(kind.table, key, mutate)
+        assert entry is not None
+        return entry
+
+    @staticmethod
+    def _storage_schema(kind: Kind) -> schema.Schema:
+        if kind.storage is kind.resource:
+            return kind.schema
+        return schema.for_kind(kind.storage.api_version, kind.storage.kind) or schema.ANYTHING
+
+    def _settle(self, kind: Kind, obj: Object) -> Object:
+        """Defaults, canonical forms, and only known fields, in the stored version."""
+        obj = kind.inward(obj)
+        node = self._storage_schema(kind)
+        if kind.crd is not None:
+            obj = schema.apply_defaults(node, schema.prune(node, obj))
+        else:
+            obj = schema.prune(node, obj)
+        try:
+            obj = schema.canonical(node, obj)
+            kind.strategy.default(obj)
+        except ApiError:
+            raise
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # Only an object whose types are wrong trips a default; the schema says it better.
+            causes = schema.validate(node, obj)
+            name = str(obj["metadata"].get("name", ""))
+            raise invalid(kind.resource.kind, name, causes or [Cause("", str(error))], kind.resource.group) from error
+        return obj
+
+    def _check_namespace(self, call: Call, name: str) -> None:
+        kind = call.served
+        if not kind.resource.namespaced or call.namespace is None:
+            return
+        entry = self.store.table("/namespaces").get(call.namespace)
+        if entry is None:
+            raise not_found("namespaces", call.namespace)
+        if entry.object["metadata"].get("deletionTimestamp"):
+            error = forbidden(
+                f'{kind.resource.group_plural} "{name}" is forbidden: unable to create new content in namespace'
+                f" {call.namespace} because it is being terminated"
+            )
+            error.details = {
+                "name": name,
+                "kind": kind.resource.plural,
+                "causes": [
+                    {
+                        "reason": "NamespaceTerminating",
+                        "message": f"namespace {call.namespace} is being terminated",
+                        "field": "metadata.namespace",
+                    }
+                ],
+            }
+            raise error
+
+    @staticmethod
+    def _metadata_causes(kind: Kind, obj: Object, name: str) -> list[Cause]:
+        metadata = obj["metadata"]
+        if not name:
+            return [Cause("metadata.name", "Required value: name or generateName is required", "FieldValueRequired")]
+        causes = [
+            names.invalid_value("metadata.name", name, fault)
+            for fault in names.object_name(kind.resource.group, kind.resource.kind, name)
+        ]
+        try:
+            causes += names.label_map(metadata.get("labels"))
+            causes += names.annotation_map(metadata.get("annotations"))
+            for finalizer in metadata.get("finalizers") or ():
+                causes += [
+                    names.invalid_value("metadata.finalizers", finalizer, f) for f in names.qualified_name(finalizer)
+                ]
+        except (TypeError, AttributeError):
+            pass  # of the wrong type, which the schema reports
+        for index, owner in enumerate(metadata.get("ownerReferences") or ()):
+            for field in ("apiVersion", "kind", "name", "uid"):
+                if isinstance(owner, dict) and not owner.get(field):
+                    path = f"metadata.ownerReferences[{index}].{field}"
+                    causes.append(Cause(path, f'Invalid value: "": {field} must not be empty'))
+        return causes
+
+    @staticmethod
+    def _finalizer_causes(new: Object, old: Object) -> list[Cause]:
+        if not old["metadata"].get("deletionTimestamp"):
+            return []
+        before = set(old["metadata"].get("finalizers") or ())
+        added = [one for one in new["metadata"].get("finalizers") or () if one not in before]
+        if not added:
+            return []
+        shown = ", ".join(f'"{one}"' for one in added)
+        message = (
+            "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers"
+            f" []string{{{shown}}}"
+        )
+        return [Cause("metadata.finalizers", message, "FieldValueForbidden")]
+
+    @staticmethod
+    def _refuse(kind: Kind, name: str, causes: list[Cause]) -> None:
+        if causes:
+            raise invalid(kind.resource.kind, name, causes, kind.resource.group)
+
+    @staticmethod
+    def _check_versions(call: Call, wanted: Object, old: Object) -> None:
+        resource = call.served.resource
+        metadata, present = wanted["metadata"], old["metadata"]
+        version = metadata.get("resourceVersion")
+        if version and version != "0" and version != present["resourceVersion"]:
+            raise conflict(resource.plural, call.name, STALE, resource.group)
+        if metadata.get("uid") and metadata["uid"] != present["uid"]:
+            message = (
+                f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {present['uid']}"
+            )
+            raise conflict(resource.plural, call.name, message, resource.group)
+
+    @staticmethod
+    def _carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
+        """Keep what a write of this kind may not touch: the server's metadata, and the other half of spec/status."""
+        if call.subresource == "status":
+            managed = new["metadata"].get("managedFields")
+            status = new.get("status")
+            new.clear()
+            new.update(json_copy({key: value for key, value in old.items() if key != "status"}))
+            if status is not None:
+                new["status"] = status
+            if managed is not None:
+                new["metadata"]["managedFields"] = managed
+            return
+        if kind.has_status:
+            new.pop("status", None)
+            if "status" in old:
+                new["status"] = json_copy(old["status"])
+        metadata, present = new["metadata"], old["metadata"]
+        metadata["name"] = present["name"]
+        for field in ("namespace", *SERVER_METADATA):
+            metadata.pop(field, None)
+            if field in present:
+                metadata[field] = present[field]
+
+    @staticmethod
+    def _bump(kind: Kind, new: Object, old: Object) -> None:
+        if not kind.counts_generation:
+            return
+        apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
+        if {k: v for k, v in new.items() if k not in apart} != {k: v for k, v in old.items() if k not in apart}:
+            new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
+
+
+def finished(obj: Object) -> bool:
+    """Whether an object marked for deletion has nothing left to wait for."""
+    metadata = obj["metadata"]
+    if not metadata.get("deletionTimestamp") or metadata.get("finalizers"):
+        return False
+    if obj["kind"] == "Namespace" and (obj.get("spec") or {}).get("finalizers"):
+        return False
+    return not metadata.get("deletionGracePeriodSeconds")
