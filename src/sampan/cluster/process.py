@@ -118,6 +118,7 @@ class Cluster:
             await self._stop()
 
     async def _start(self) -> None:
+        from sampan.cluster.apiserver.pki import Pki
         from sampan.cluster.apiserver.server import ApiServer
         from sampan.cluster.store.store import Store
 
@@ -127,16 +128,16 @@ class Cluster:
         store = Store.open(self.directory / "cluster.db")
         self._stops.append(("store", store.close))
         phases.done("store")
-        api = ApiServer(
-            store,
-            self.directory / "pki",
-            settings={"service_cidr": owned.service_cidr, "node_name": "sampan", "node_ip": owned.node},
-        )
-        self._stops.append(("API server", api.close))
-        port = self._port()
-        await api.start("127.0.0.1", port)
+        pki = Pki(self.directory / "pki")
+        pki.ensure(("127.0.0.1", owned.node, f"127.{owned.number}.128.1"))
+        phases.done("certificates")
+        settings = {"service_cidr": owned.service_cidr, "node_name": "sampan", "node_ip": owned.node}
+        api = ApiServer(store, pki, settings)
+        self._stops.append(("API server", api.stop))
+        await api.start()
+        port = await api.serve("127.0.0.1", self._port())
         server = f"https://127.0.0.1:{port}"
-        self._write("kubeconfig", api.pki.kubeconfig(server).decode())
+        api.write_kubeconfig(self.directory / "kubeconfig", server)
         # The ingress port is known before Envoy listens, so that cluster.json is complete from its first version.
         ingress = self._ingress_port()
         self.info = {
