@@ -1,6 +1,6 @@
-"""The service process beside bare FastAPI and beside today's usual stack, under load from wrk; and what starting it costs.
+"""The service process beside bare FastAPI and beside today's usual stack, under load from wrk; and what a start costs.
 
-Every server is one process on one core, wrk on another where there is one, at `GET /users/42` -> a small typed JSON object.
+Every server is one process on one core, wrk on another where there is one, at `GET /users/42` -> a small typed object.
 Ours is `sampan serve` with everything it always has: trace context, server span, RED metrics, access log, deadline.
 """
 
@@ -155,7 +155,7 @@ def server(directory: Path, code: str, python: Path | str = sys.executable) -> I
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=pin(0),
+        preexec_fn=pin(0),  # noqa: PLW1509
     )
     try:
         for _ in range(1500):

@@ -158,9 +158,12 @@ async def test_a_stop_finishes_what_is_in_flight_and_asks_clients_to_close(servi
 
 async def test_access_log(serving: Any) -> None:
     reader, writer = os.pipe()
-    async with serving(shop(), descriptor=writer) as served, aiohttp.ClientSession(served.url) as http:
-        async with http.get("/users/7?token=abc", headers={"user-agent": 'q"'}) as reply:
-            await reply.read()
+    async with (
+        serving(shop(), descriptor=writer) as served,
+        aiohttp.ClientSession(served.url) as http,
+        http.get("/users/7?token=abc", headers={"user-agent": 'q"'}) as reply,
+    ):
+        await reply.read()
     line = json.loads(os.read(reader, 65536))
     os.close(reader)
     os.close(writer)

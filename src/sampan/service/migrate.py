@@ -47,14 +47,20 @@ def migrate(name: str) -> int:
         redactor = logs.Redactor()
         redactor.add(binding.secrets())
         logs.configure(identity(f"migrate-{name}"), redactor, os.environ.get("SAMPAN_LOG_LEVEL", "INFO"))
-        directory = Path(database.migrations) if database.migrations else None
-        if directory is not None and not (directory / "versions").is_dir():
-            raise StartError(f"migrations of database {name!r}: there is no directory {directory / 'versions'}")
+        directory = find_directory(database.migrations, name) if database.migrations else None
         engine = create_engine(binding)
     except (StartError, BindingError) as error:
         print(f"sampan migrate {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return 2
     return run(_main(engine, binding, directory))
+
+
+def find_directory(migrations: str, name: str) -> Path:
+    """The script directory, relative to the working directory or, for an installed system, to the import path."""
+    for root in (".", *sys.path):
+        if (Path(root, migrations) / "versions").is_dir():
+            return Path(root, migrations)
+    raise StartError(f"migrations of database {name!r}: there is no directory {migrations}/versions")
 
 
 async def _main(engine: AsyncEngine, binding: Binding, directory: Path | None) -> int:

@@ -152,7 +152,7 @@ def test_taker_killed_within_its_transaction(system: Path, serve: Any, nats_serv
 def test_the_whole_life_of_a_service(system: Path, serve: Any, nats_server: Any) -> None:
     """Ready, settings followed, bad ones refused, secrets struck from logs, traces kept, graceful end."""
     service = serve("sender", SAMPAN_MESSAGING_URI=nats_server.uri).ready()
-    status, body = service.http("/ready")
+    _, body = service.http("/ready")
     assert json.loads(body)["checks"] == {"database work": "ok", "messaging": "ok", "outbox work": "ok"}
     assert json.loads(service.http("/settings")[1]) == {"greeting": "hi", "limit": 7}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Generator
 from typing import Any
 
@@ -27,7 +28,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 proxy_headers=True,
-                forwarded_allow_ips="*",
+                forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "*"),  # a pod is reached through proxies
                 server_header=False,
                 timeout_keep_alive=75,  # longer than the proxies in front keep theirs, so that they close first
                 timeout_graceful_shutdown=IN_FLIGHT_SECONDS,

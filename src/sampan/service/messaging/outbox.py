@@ -108,6 +108,10 @@ class Relay:
             stored = await self._publish(connection, rows)
             return len(rows) == _BATCH and stored == len(rows)
 
+    async def _waiting(self) -> bool:
+        async with self.database.engine.connect() as connection:
+            return (await connection.execute(select(OUTBOX.c.id).limit(1))).first() is not None
+
     async def _publish(self, connection: AsyncConnection, rows: Any) -> int:
         events = [
             (row.topic, bytes(row.payload), {**msgspec.json.decode(row.headers), MESSAGE_ID: row.event_id})
@@ -141,7 +145,9 @@ class Relay:
         else:
             try:
                 async with asyncio.timeout(3):
-                    while self.broker.connected and await self.relay_once():
-                        pass
+                    if await self._waiting():
+                        await self.broker.ready()
+                        while await self.relay_once():
+                            pass
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("outbox of %s not emptied: %s", self.database.name, error)
