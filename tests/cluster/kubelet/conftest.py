@@ -156,7 +156,8 @@ class Node:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             pods = {p: o.get("status") for p, o in self.api.objects.items() if "/pods/" in p}
-            raise AssertionError(f"not reached; pods: {pods}") from None
+            logs = [f.read_text() for f in self.directory.rglob("*.log")]
+            raise AssertionError(f"not reached; pods: {pods}\nlogs: {logs}") from None
 
     async def text(self, name: str, **options: Any) -> str:
         from sampan.cluster.runtime import LogOptions

@@ -35,7 +35,7 @@ def test_an_image_binds_to_the_pod_unless_told_otherwise() -> None:
     assert image.argv([], [], "1.2.3.4") == ["/bin/redis-server", "--save", "", "--bind", "1.2.3.4"]
     assert image.argv([], ["redis-server", "--x"], "1.2.3.4") == ["/bin/redis-server", "--x", "--bind", "1.2.3.4"]
     assert image.argv([], ["--bind", "0.0.0.0"], "1.2.3.4") == ["/bin/redis-server", "--bind", "0.0.0.0"]
-    assert image.argv(["redis-server"], ["--x"], "1.2.3.4") == ["redis-server", "--x", "--bind", "1.2.3.4"]
+    assert image.argv(["redis-server"], ["--x"], "1.2.3.4") == ["/bin/redis-server", "--x", "--bind", "1.2.3.4"]
     assert image.argv(["sh", "-c", "x"], [], "1.2.3.4") == ["sh", "-c", "x"]
 
 
@@ -83,15 +83,7 @@ async def test_two_valkeys(node: Any) -> None:
 async def test_postgres(node: Any) -> None:
     env = [{"name": "POSTGRES_PASSWORD", "value": "secret"}, {"name": "POSTGRES_DB", "value": "shop"}]
     mounts = [{"name": "d", "mountPath": "/var/lib/postgresql/data"}]
-    probe = {
-        "exec": {
-            "command": [
-                "sh",
-                "-c",
-                "exec 3<>/dev/tcp/$SAMPAN_POD_IP/5432 || test -S /var/lib/postgresql/data/.s.PGSQL.5432",
-            ]
-        }
-    }
+    probe = {"tcpSocket": {"port": 5432}}
     await node.pod(
         "pg",
         {"image": "postgres:16", "env": env, "volumeMounts": mounts, "readinessProbe": probe},

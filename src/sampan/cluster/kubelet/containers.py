@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sampan.cluster.kubelet import environment, plain, probes
 from sampan.cluster.kubelet.images import Image, ImageError, default_path
+from sampan.cluster.kubelet.mounts import Mount
 from sampan.cluster.kubelet.node import Services
 from sampan.cluster.kubelet.source import ConfigError
 from sampan.cluster.kubelet.supervisor import ContainerSpec
@@ -190,17 +191,20 @@ class ContainerRunner:
         if not argv:
             raise OSError(f'image "{image.image}" has no entrypoint and the container no command')
         mounts = self.volumes.mounts(self.spec, values)
+        mounts += self._anonymous(image, {mount.target for mount in mounts})
         scratch = self.directory / "root"
         scratch.mkdir(parents=True, exist_ok=True)
+        cwd = self.spec.get("workingDir") or image.directory or "/"
         isolated = not self.services.capabilities.namespaces
         if isolated:
             mounts.append(plain.hosts_mount(self.directory.parent))
         else:
-            values = plain.translate(mounts, values, scratch)
+            move = plain.Moved(mounts, scratch)
+            values, argv, cwd = move.environment(values), [move.path(word) for word in argv], move.path(cwd)
         spec = ContainerSpec(
             argv=argv,
             env=values,
-            cwd=self.spec.get("workingDir") or image.directory or "/",
+            cwd=cwd,
             hostname=pod["spec"].get("hostname") or pod["metadata"]["name"],
             log_directory=str(self.directory),
             scratch=str(scratch),
@@ -218,6 +222,17 @@ class ContainerRunner:
         self.container = container
         await container.started()
         return container
+
+    def _anonymous(self, image: Image, taken: set[str]) -> list[Mount]:
+        """Directories for the image's own volumes; they last as long as the pod."""
+        mounts = []
+        for target in image.volumes:
+            if target not in taken:
+                source = self.directory / "volumes" / target.strip("/").replace("/", "~")
+                source.mkdir(parents=True, exist_ok=True)
+                source.chmod(0o777)
+                mounts.append(Mount(str(source), target))
+        return mounts
 
     def _base(self, pod: Object, image: Image) -> dict[str, str]:
         host, _, port = self.services.api_address.rpartition(":")

