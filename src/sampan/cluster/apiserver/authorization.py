@@ -57,9 +57,8 @@ class Rbac:
     def allowed(self, user: User, what: Attributes) -> str | None:
         if MASTERS in user.groups:
             return "the user is in the group system:masters"
-        if what.path:
-            if what.verb == "get" and any(what.path == p or what.path.startswith(p + "/") for p in OPEN_PATHS):
-                return "every authenticated user may look around"
+        if what.verb == "get" and any(what.path == p or what.path.startswith(p + "/") for p in OPEN_PATHS):
+            return "every authenticated user may look around"
         for rule, source in self._rules(user, what.namespace):
             if _covers(rule, what):
                 return f"RBAC: allowed by {source}"

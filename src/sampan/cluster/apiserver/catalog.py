@@ -1,4 +1,4 @@
-"""Every kind the server serves, built-in and custom alike: its names, schema, strategy, columns and table in the store."""
+"""Every kind the server serves, built-in and custom alike: its names, schema, strategy, columns, table in the store."""
 
 from __future__ import annotations
 

@@ -14,6 +14,11 @@ STRATEGIC = STRATEGIC_MERGE_PATCH
 TYPES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH)
 
 
+def copy_of(obj: Object) -> Object:
+    copied: Object = json_copy(obj)
+    return copied
+
+
 def patch(content_type: str, current: Object, body: Any, node: Schema) -> Object:
     """`current` (a copy of ours) changed by a JSON, merge or strategic merge patch. Raises ApiError 400 or 422."""
     from sampan.kube.patch import json as json_patch
@@ -33,7 +38,7 @@ def patch(content_type: str, current: Object, body: Any, node: Schema) -> Object
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ApiError(422, "Invalid", f"the patch cannot be applied: {error}") from None
-    return json_copy(result)
+    return copy_of(result)
 
 
 def server_side(
@@ -43,7 +48,7 @@ def server_side(
     from sampan.kube import schema
     from sampan.kube.patch import apply
 
-    applied = json_copy(applied)
+    applied = copy_of(applied)
     try:
         applied = schema.canonical(node, applied)
     except ValueError as error:
@@ -57,7 +62,7 @@ def server_side(
         result = apply.apply(current, applied, node, manager=manager, force=force, subresource=subresource, now=now())
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise bad_request(f"the object cannot be applied: {error}") from None
-    return json_copy(result)
+    return copy_of(result)
 
 
 def track(old: Object | None, new: Object, node: Schema, manager: str, subresource: str | None) -> None:

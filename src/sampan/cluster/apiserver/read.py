@@ -167,8 +167,8 @@ class Reader:
         if initial is not None and match != "NotOlderThan":
             raise ApiError(
                 422, "Invalid",
-                "ListOptions.meta.k8s.io is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires setting"
-                " resourceVersionMatch to NotOlderThan",
+                "ListOptions.meta.k8s.io is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires"
+                " setting resourceVersionMatch to NotOlderThan",
             )  # fmt: skip
         if initial is None and match:
             raise ApiError(
@@ -186,7 +186,7 @@ class Reader:
             table.events_after(since)  # raises 410 when it is too old
         return self._frames(call, table, matches, since, with_state, streaming_list)
 
-    async def _frames(
+    async def _frames(  # noqa: PLR0917
         self, call: Call, table: Table, matches: Matches | None, since: int, with_state: bool, mark_end: bool
     ) -> AsyncIterator[Frame]:
         kind, bookmarks = call.served, call.flag("allowWatchBookmarks")

@@ -29,7 +29,8 @@ def _attributes(spec: Object) -> Attributes:
     asked, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
     if (asked is None) == (path is None):
         raise bad_request("exactly one of nonResourceAttributes or resourceAttributes must be specified")
-    if path is not None:
+    if asked is None:
+        path = path or {}
         return Attributes(verb=str(path.get("verb") or "").lower(), path=str(path.get("path") or "/"))
     text = {
         name: str(asked.get(name) or "") for name in ("verb", "group", "resource", "subresource", "namespace", "name")

@@ -197,7 +197,7 @@ class ApiServer:
             call.namespace, rest = rest[1], rest[2:]
         kind = self.catalog.find(group, version, rest[0])
         if kind is None or len(rest) > 3 or not all(rest):
-            self._unknown(group, version, rest[0])
+            raise self._unknown(group, version, rest[0])
         if call.namespace and not kind.resource.namespaced:
             raise path_not_found()
         call.kind = kind
@@ -223,10 +223,10 @@ class ApiServer:
         call.verb = verb
 
     @staticmethod
-    def _unknown(group: str, version: str, plural: str) -> Any:
+    def _unknown(group: str, version: str, plural: str) -> ApiError:
         from sampan.cluster.apiserver.registry.removed import removed_error
 
-        raise removed_error(group, version, plural) or path_not_found()
+        return removed_error(group, version, plural) or path_not_found()
 
     async def _dispatch(self, call: Call) -> Answer:
         kind = call.served

@@ -9,18 +9,18 @@ from sampan.cluster.apiserver import decode, patching
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import ScalePaths
 from sampan.cluster.apiserver.decode import json_copy
-from sampan.cluster.apiserver.write import STALE
+from sampan.cluster.apiserver.write import POD_PARTS, STALE
 from sampan.cluster.runtime import LogOptions
 from sampan.cluster.store import Entry
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError, Cause, bad_request, conflict, invalid, method_not_allowed, not_found
 from sampan.kube.objects import Object, now, parse_time
+from sampan.kube.transport import APPLY_PATCH, MERGE_PATCH
 
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
 
 MIN_TOKEN_SECONDS = 600
-POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
 
 
 def _lookup(obj: Any, path: tuple[str, ...]) -> Any:
@@ -70,8 +70,8 @@ class Subresources:
             present = _scale_of(current, paths)
             if call.verb == "update":
                 wanted = body
-            elif content == patching.APPLY_PATCH:
-                wanted = patching.patch(patching.MERGE_PATCH, present, body, kind.schema)
+            elif content == APPLY_PATCH:
+                wanted = patching.patch(MERGE_PATCH, present, body, kind.schema)
             else:
                 wanted = patching.patch(content, present, body, kind.schema)
             wanted = decode.check_object(wanted)
@@ -152,14 +152,15 @@ class Subresources:
             def spend(current: Entry | None, name: str = name) -> Object | None:
                 if current is None:
                     return None
-                obj = json_copy(current.object)
+                obj: Object = json_copy(current.object)
                 status = obj.setdefault("status", {})
                 stale = status.get("observedGeneration", 0) < obj["metadata"].get("generation", 0)
                 if stale or int(status.get("disruptionsAllowed") or 0) <= 0:
                     needs = status.get("desiredHealthy", 0), status.get("currentHealthy", 0)
                     cause = {
                         "reason": "DisruptionBudget",
-                        "message": f"The disruption budget {name} needs {needs[0]} healthy pods and has {needs[1]} currently",
+                        "message": f"The disruption budget {name} needs {needs[0]} healthy pods and has {needs[1]}"
+                        " currently",
                     }
                     message = "Cannot evict pod as it would violate the pod's disruption budget."
                     raise ApiError(429, "TooManyRequests", message, {"causes": [cause]})

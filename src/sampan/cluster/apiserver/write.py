@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 CREATE_ON_UPDATE = {"Lease", "Event", "Endpoints"}
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
+POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
+"""Subresources of a pod that change only these fields of its spec."""
 SERVER_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
 Change = Callable[[Object], Object]
@@ -71,10 +73,10 @@ class Writer:
                 f" ({call.name})"
             )
         kind = call.served
-        if kind.resource.kind in CREATE_ON_UPDATE and not call.subresource:
-            if self.store.table(kind.table).get(call.key) is None:
-                wanted["metadata"].setdefault("name", call.name)
-                return self.answer(call, await self.create_object(call, wanted), 201)
+        absent = self.store.table(kind.table).get(call.key) is None
+        if absent and kind.resource.kind in CREATE_ON_UPDATE and not call.subresource:
+            wanted["metadata"].setdefault("name", call.name)
+            return self.answer(call, await self.create_object(call, wanted), 201)
         if kind.crd is not None and not wanted["metadata"].get("resourceVersion"):
             cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
             raise invalid(kind.resource.kind, call.name, [cause], kind.resource.group)
@@ -128,7 +130,8 @@ class Writer:
 
         def change(current: Object | None) -> Object:
             return patching.server_side(
-                current, applied, kind.schema, manager=call.field_manager, force=call.flag("force"), subresource=call.subresource,
+                current, applied, kind.schema, manager=call.field_manager, force=call.flag("force"),
+                subresource=call.subresource,
             )  # fmt: skip
 
         if self.store.table(kind.table).get(call.key) is None and not call.subresource:
@@ -154,7 +157,7 @@ class Writer:
         if kind.resource.namespaced:
             if namespace and namespace != call.namespace:
                 raise bad_request(
-                    f"the namespace of the provided object does not match the namespace sent on the request"
+                    "the namespace of the provided object does not match the namespace sent on the request"
                 )
             obj["metadata"]["namespace"] = call.namespace
         else:
@@ -378,7 +381,17 @@ class Writer:
             if managed is not None:
                 new["metadata"]["managedFields"] = managed
             return
-        if kind.has_status:
+        if call.subresource in POD_PARTS:
+            spec = new.get("spec") or {}
+            parts = {name: spec[name] for name in POD_PARTS[call.subresource] if name in spec}
+            managed = new["metadata"].get("managedFields")
+            new.clear()
+            new.update(json_copy(old))
+            new["spec"].update(parts)
+            if managed is not None:
+                new["metadata"]["managedFields"] = managed
+            return
+        if kind.has_status and call.subresource != "binding":
             new.pop("status", None)
             if "status" in old:
                 new["status"] = json_copy(old["status"])
