@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from collections.abc import Iterable
 
 from sampan.cli.failure import Failure
@@ -185,5 +187,15 @@ class Watcher:
         from sampan.cli.logs import tail
 
         for container in (*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]):
-            found += [f"| {line}" for line in await tail(self._client, pod, container["name"], 8)]
+            found += [f"| {_readable(line)}" for line in await tail(self._client, pod, container["name"], 8)]
         return found
+
+
+def _readable(line: str) -> str:
+    """A log line for people: severity and message of a JSON line, at most 240 characters."""
+    with contextlib.suppress(ValueError):
+        record = json.loads(line)
+        if isinstance(record, dict) and "message" in record:
+            error = (record.get("attributes") or {}).get("exception.type", "")
+            line = f"{record.get('severity', '')} {record['message']} {error}".strip()
+    return line if len(line) <= 240 else line[:237] + "..."

@@ -197,3 +197,28 @@ async def test_a_privileged_port_says_how_to_allow_it_and_answers_elsewhere(
     message = objects.of_kind("Event")[0]["message"]
     assert "sysctl -w net.ipv4.ip_unprivileged_port_start=80" in message
     assert "port 10080" in message
+
+
+async def test_a_tcp_port_with_nobody_behind_refuses_and_open_connections_stay(
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_
+) -> None:
+    backend = await backends("db")
+    ip = f"127.{addresses.number}.128.17"
+    objects.put(kinds.SERVICE, make.service("db", ip, [{"port": 5432, "name": "sql"}]))
+    empty = {**make.slice_of("db", [backend], port="sql"), "endpoints": []}
+    for _ in range(3):
+        objects.put(kinds.ENDPOINT_SLICE, empty)
+        assert await proxy.settled()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(ip, 5432)
+        objects.put(kinds.ENDPOINT_SLICE, make.slice_of("db", [backend], port="sql"))
+        await asyncio.sleep(0.02)
+        assert await proxy.settled()
+        reader, writer = await asyncio.open_connection(ip, 5432)
+        writer.write(b"GET /1 HTTP/1.1\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    objects.put(kinds.ENDPOINT_SLICE, empty)
+    assert await proxy.settled()
+    writer.write(b"GET /2 HTTP/1.1\r\n\r\n")
+    assert b"/2" in await asyncio.wait_for(reader.readuntil(b"/2"), 2)
+    writer.close()

@@ -127,7 +127,7 @@ class Envoy:
                 "--log-level",
                 "warning",
                 "--drain-time-s",
-                "5",
+                "600",  # connections of a listener that went away may finish, as they would behind kube-proxy
                 "--file-flush-interval-msec",
                 "1000",
                 cwd=self.directory,

@@ -245,8 +245,11 @@ class Proxy:
             wanted = tuple(services.ready_addresses(port, slices, draining))
             if not wanted and key == "default/kubernetes" and self._api:
                 wanted = (Address(*self._api),)
-            if self._endpoints.get(port.cluster) == wanted:
+            before = self._endpoints.get(port.cluster)
+            if before == wanted:
                 continue
+            if bool(before) != bool(wanted):
+                self._wake.set()  # its listener comes or goes
             self._endpoints[port.cluster] = wanted
             assignment = resources.endpoints(port.cluster, wanted)
             self._versions[port.cluster] = self.envoy.write(file, resources.ENDPOINTS, [assignment])
@@ -280,7 +283,10 @@ class Proxy:
         for key, plan in self._plans.items():
             service = self._services.get(key)
             for at, port in plan.frontends:
-                if service is not None:
+                if service is None:
+                    continue
+                # Nobody behind it: refuse the connection, as kube-proxy does, not accept and drop it. HTTP answers 503.
+                if port.protocol != "tcp" or self._endpoints.get(port.cluster):
                     wanted.setdefault(at, (port, service))
         listeners: dict[Address, Resource] = {}
         for at, (port, service) in wanted.items():
