@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -295,7 +294,7 @@ sys.exit(f"loaded {heavy}" if heavy else 0)
 def test_a_whole_process_is_quick_and_gives_the_same_bytes_whatever_the_hash_seed() -> None:
     digests, times = set(), []
     for seed in ("0", "1", "2"):
-        started = time.perf_counter()
+        before = os.times()
         done = subprocess.run(
             [sys.executable, "-c", WHOLE],
             cwd=ROOT,
@@ -304,9 +303,11 @@ def test_a_whole_process_is_quick_and_gives_the_same_bytes_whatever_the_hash_see
             timeout=60,
             check=False,
         )
-        times.append(time.perf_counter() - started)
+        after = os.times()
+        used = (after.children_user - before.children_user) + (after.children_system - before.children_system)
+        times.append(used)
         assert done.returncode == 0, done.stderr.decode()
         assert b"SAMPAN_APP\n          value: shop.system:shop" in done.stdout
         digests.add(hashlib.sha256(done.stdout).hexdigest())
     assert len(digests) == 1
-    assert min(times) < 0.5
+    assert min(times) < 0.5  # processor seconds: what else the machine does must not decide
