@@ -32,6 +32,9 @@ from sampan.operator.queue import QueueClosed, WorkQueue
 
 log = logging.getLogger(__name__)
 
+SOONEST = 0.001
+"""Seconds. A controller that asks for another look at once, for ever, must not spin."""
+
 
 class Result(Struct, frozen=True):
     """`requeue_after`: seconds until the key is looked at again, unless something changes sooner."""
@@ -124,6 +127,7 @@ class Controller(ABC):
                 await self._once(key)
             finally:
                 self.queue.done(key)
+            await asyncio.sleep(0)  # a reconcile that never waits must not keep others from running
 
     async def _once(self, key: str) -> None:
         self.counters.reconciles += 1
@@ -143,7 +147,7 @@ class Controller(ABC):
         else:
             self.queue.forget(key)
             if result is not None and result.requeue_after is not None:
-                self.queue.add_after(key, result.requeue_after)
+                self.queue.add_after(key, max(result.requeue_after, SOONEST))
 
     def _failed(self, key: str, error: Exception) -> None:
         self.counters.errors += 1

@@ -27,11 +27,11 @@ from sampan.cluster.controllers.replicaset import ReplicaSetController
 from sampan.cluster.controllers.scaling import Measured
 from sampan.cluster.controllers.scheduler import Scheduler
 from sampan.cluster.controllers.statefulset import StatefulSetController
-from sampan.cluster.controllers.volumes import STORAGE_CLASS, VolumeBinder, VolumePhase
+from sampan.cluster.controllers.volumes import VolumeBinder, VolumePhase
 from sampan.kube.client import Client
 from sampan.operator import Controller, Manager
 
-__all__ = ["STORAGE_CLASS", "all_controllers", "manager"]
+__all__ = ["all_controllers", "manager"]
 
 
 def all_controllers(

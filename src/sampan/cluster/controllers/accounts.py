@@ -1,10 +1,10 @@
-"""What every namespace is given: the ServiceAccount `default`, and the cluster's CA in the ConfigMap
-`kube-root-ca.crt`."""
+"""What every namespace is given: a ServiceAccount, and the cluster's CA; and the cluster its default StorageClass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from sampan.cluster.controllers.volumes import STORAGE_CLASS
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import Object, is_deleting, name_of, namespace_of
@@ -26,6 +26,7 @@ class NamespaceDefaults(Controller):
     def watches(self) -> tuple[Watch, ...]:
         self.namespaces = self.cache.informer(kinds.NAMESPACE)
         self.accounts = self.cache.informer(kinds.SERVICE_ACCOUNT)
+        self.classes = self.cache.informer(kinds.STORAGE_CLASS)
         self.maps = self.cache.informer(kinds.CONFIG_MAP)
         return Maps(kinds.SERVICE_ACCOUNT, _of("default")), Maps(kinds.CONFIG_MAP, _of(ROOT_CA))
 
@@ -40,6 +41,8 @@ class NamespaceDefaults(Controller):
                 "metadata": {"name": "default", "namespace": key},
             }
             await self._create(kinds.SERVICE_ACCOUNT, account)
+        if key == "default" and self.classes.get(name_of(STORAGE_CLASS)) is None:
+            await self._create(kinds.STORAGE_CLASS, STORAGE_CLASS)
         if not self.ca:
             return None
         present, data = self.maps.get(f"{key}/{ROOT_CA}"), {"ca.crt": self.ca}

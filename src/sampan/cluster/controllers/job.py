@@ -97,7 +97,7 @@ class JobController(Controller):
         if conditions != (old.get("conditions") or []) and not suspended:
             status["startTime"] = now()  # resumed: the deadline starts anew
         verdict = jobstatus.judge(job, status, own, tally)
-        wait = jobstatus.deadline(job, status)
+        wait = jobstatus.deadline(job, status) if verdict is None else math.inf
         if verdict is None and not suspended:
             active, delay = await self._scale(job, own, active, tally)
             wait = min(wait, delay)

@@ -225,7 +225,7 @@ STORAGE_CLASS: Object = {
     "reclaimPolicy": "Delete",
     "volumeBindingMode": "Immediate",
 }
-"""The default class; whoever starts the cluster creates it."""
+"""The default class; `accounts` creates it with the namespace `default`."""
 
 
 def _phase(obj: Object) -> str:
