@@ -153,7 +153,7 @@ class Running:
             return 0, b""
 
     def up(self) -> Running:
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 60
         while self.get("/health")[0] != 200:
             assert self.process.poll() is None and time.monotonic() < give_up, self.log.read_text()
             time.sleep(0.02)
@@ -198,7 +198,7 @@ def test_graceful_stop_with_a_request_in_flight(directory: Path, environment: di
         time.sleep(0.01)
     service.process.send_signal(signal.SIGTERM)
     assert service.get("/slow?again")[0] == 200  # still accepted while draining
-    assert slow.communicate(timeout=20)[0] == b"b'\"done\"'\n"
+    assert slow.communicate(timeout=60)[0] == b"b'\"done\"'\n"
     assert service.process.wait(20) == 0
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
     kept = [line.get("lifespan") or line.get("message") for line in lines]

@@ -238,7 +238,7 @@ class Service:
             return self.http("/ready")[0] == 200
 
         try:
-            until(look, 20, "ready")
+            until(look, 60, "ready")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.http('/ready')}\n{self.output()[-3000:]}") from None
         return self

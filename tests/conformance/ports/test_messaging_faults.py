@@ -103,7 +103,7 @@ def rows(directory: Path, query: str) -> list[Any]:
         connection.close()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     give_up = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up, "did not come true in time"
@@ -145,7 +145,7 @@ def test_taker_killed_within_its_transaction(system: Path, serve: Any, nats_serv
     assert sender.http("/order/2", b"")[0] == 200
     # the event the dead one held comes again when its acknowledgement is overdue (5 s); others are not held up
     wait_for(lambda: rows(system, "SELECT number FROM effects") == [2])
-    wait_for(lambda: rows(system, "SELECT number FROM effects ORDER BY number") == [1, 2], 40)
+    wait_for(lambda: rows(system, "SELECT number FROM effects ORDER BY number") == [1, 2])
     assert second.stop() == 0
 
 

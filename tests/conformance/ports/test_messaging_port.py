@@ -35,7 +35,7 @@ class Placed(Struct):
     note: str = ""
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = 30) -> None:
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
         result = condition()
@@ -360,7 +360,7 @@ async def test_broker_killed_and_back(own_nats: Any, name: str, database: SqlDat
                     own_nats.start()
                 async with database.transaction() as session:
                     await topic.publish(Placed(number), session)
-            await eventually(lambda: size_is(database, effects, 40), 20)
+            await eventually(lambda: size_is(database, effects, 40), 60)
     assert sorted(await numbers(database)) == list(range(40))
 
 
