@@ -97,7 +97,7 @@ async def _wait(engine: AsyncEngine) -> None:
             async with asyncio.timeout(5), engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
             return
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except (SQLAlchemyError, OSError, TimeoutError, RuntimeError) as error:  # asyncmy's own for a broken connection
             if time.monotonic() > give_up:
                 raise
             if not said:
