@@ -140,8 +140,9 @@ class Claim(TableStrategy):
         def fixed(obj: Object) -> Object:
             spec = {key: value for key, value in sub(obj, "spec").items() if key != "volumeAttributesClassName"}
             spec.pop("resources", None)
-            if not lookup(old, "spec.volumeName"):
-                spec.pop("volumeName", None)
+            for settable in ("volumeName", "storageClassName"):  # both may be set while they are not
+                if lookup(old, f"spec.{settable}") is None:
+                    spec.pop(settable, None)
             return spec
 
         if fixed(new) != fixed(old):
