@@ -17,8 +17,8 @@ from sampan.kube.patch.apply import apply
 from sampan.kube.patch.managed_fields import track_update
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
-DEPLOYMENT = schema.for_kind("apps/v1", "Deployment")
-SERVICE = schema.for_kind("v1", "Service")
+DEPLOYMENT = schema.load().definition("io.k8s.api.apps.v1.Deployment")
+SERVICE = schema.load().definition("io.k8s.api.core.v1.Service")
 
 
 def deployment(replicas: int | None = 3, *containers: dict[str, Any], **metadata: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Decoding `application/vnd.kubernetes.protobuf` bodies into objects of JSON shape.
 
-Clients of Kubernetes 1.32 and later send bodies so; answers are always JSON, so nothing is encoded here. Names of fields
-are data (`data/protobuf-*.json.gz`, by `tools/extract_protobuf.py`). Fields that are not known are left out.
+Clients of Kubernetes 1.32 and later send bodies so; answers are always JSON, so nothing is encoded here. The names are
+data (`data/protobuf-*.json.gz`, by `tools/extract_protobuf.py`). Fields that are not known are left out.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class _Parser:
         while True:
             token = self.take()
             if token == ")":  # noqa: S105
-                return tuple(dict.fromkeys([*values, ""] if expecting else values))
+                return tuple(sorted({*values, ""} if expecting else set(values)))
             if token == ",":  # noqa: S105
                 if expecting:
                     values.append("")

@@ -249,7 +249,7 @@ _Dumper.add_representer(dict, _map)
 def dump(obj: Any) -> str:
     """Block YAML. Keys stand in a fixed order, so that equal objects give equal text: the customary ones (apiVersion,
     kind, metadata, name ...) first, the rest sorted. What other readers would take for a number or truth is quoted."""
-    options = {"sort_keys": False, "default_flow_style": False, "width": 10_000, "allow_unicode": True}
+    options: dict[str, Any] = {"sort_keys": False, "default_flow_style": False, "width": 10_000, "allow_unicode": True}
     return str(yaml.dump(obj, Dumper=_Dumper, **options))
 
 
