@@ -70,6 +70,9 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+Objects = list[Object]
+
+
 class Cluster:
     """Shorthands over the client; everything happens in namespace `shop` unless said otherwise."""
 
@@ -107,11 +110,11 @@ class Cluster:
     async def delete(self, resource: Resource, name: str, propagation: str = "Background") -> None:
         await self.client.delete(resource, name, "shop" if resource.namespaced else None, propagation=propagation)
 
-    async def list(self, resource: Resource, labels: str = "") -> list[Object]:
+    async def list(self, resource: Resource, labels: str = "") -> Objects:
         answer: ObjectList = await self.client.list(resource, "shop", labels=labels)
         return answer.items
 
-    async def pods(self) -> "list[Object]":
+    async def pods(self) -> Objects:
         return sorted(await self.list(kinds.POD), key=name_of)
 
     async def until(self, condition: Callable[[], Any], timeout: float = 8.0) -> Any:

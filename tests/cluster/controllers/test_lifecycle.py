@@ -169,7 +169,9 @@ async def test_a_namespace_waits_for_finalizers_and_says_so(cluster: Any) -> Non
 
 async def test_every_namespace_has_its_account_and_ca(cluster: Any) -> None:
     async def there() -> bool:
-        return await cluster.exists(kinds.SERVICE_ACCOUNT, "default") and await cluster.exists(CM, "kube-root-ca.crt")
+        return bool(
+            await cluster.exists(kinds.SERVICE_ACCOUNT, "default") and await cluster.exists(CM, "kube-root-ca.crt")
+        )
 
     await cluster.until(there)
     assert (await cluster.get(CM, "kube-root-ca.crt"))["data"] == {"ca.crt": "CA"}

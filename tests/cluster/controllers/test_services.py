@@ -34,7 +34,7 @@ async def endpoints(cluster: Any) -> list[Object]:
 
 
 async def ready(cluster: Any, number: int) -> bool:
-    return sum(e["conditions"]["ready"] for e in await endpoints(cluster)) == number
+    return bool(sum(e["conditions"]["ready"] for e in await endpoints(cluster)) == number)
 
 
 async def test_endpoints_follow_readiness(cluster: Any, template: Template) -> None:

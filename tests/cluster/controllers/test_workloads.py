@@ -23,7 +23,7 @@ async def names(cluster: Any) -> list[str]:
 
 async def ready(cluster: Any, number: int) -> bool:
     status = (await cluster.get(STS, "web")).get("status") or {}
-    return status.get("readyReplicas", 0) == number == status.get("replicas", 0)
+    return bool(status.get("readyReplicas", 0) == number == status.get("replicas", 0))
 
 
 async def test_pods_come_in_order_each_after_the_last_is_ready(cluster: Any, template: Template) -> None:
@@ -88,7 +88,7 @@ async def test_an_update_goes_from_the_highest_down_to_the_partition(cluster: An
 
     async def complete() -> bool:
         status = (await cluster.get(STS, "web"))["status"]
-        return status["currentRevision"] == status["updateRevision"] and status.get("updatedReplicas") == 3
+        return bool(status["currentRevision"] == status["updateRevision"] and status.get("updatedReplicas") == 3)
 
     await cluster.until(complete)
 
@@ -111,7 +111,7 @@ async def test_a_daemon_set_puts_one_pod_on_each_fitting_node(cluster: Any, temp
 
     async def done() -> bool:
         status = (await cluster.get(DS, "web")).get("status") or {}
-        return status.get("desiredNumberScheduled") == 1 == status.get("numberAvailable", 0)
+        return bool(status.get("desiredNumberScheduled") == 1 == status.get("numberAvailable", 0))
 
     await cluster.until(done)
     [pod] = await cluster.pods()
@@ -141,7 +141,7 @@ async def finish(cluster: Any, phase: str = "Succeeded", code: int = 0) -> None:
 
 
 async def running(cluster: Any, number: int) -> bool:
-    return sum((p.get("status") or {}).get("phase") == "Running" for p in await cluster.pods()) == number
+    return bool(sum((p.get("status") or {}).get("phase") == "Running" for p in await cluster.pods()) == number)
 
 
 async def test_a_job_runs_to_its_completions_within_its_parallelism(cluster: Any, template: Template) -> None:
