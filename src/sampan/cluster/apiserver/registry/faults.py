@@ -97,6 +97,7 @@ class Faults:
             return
         self.labels(f"{path}.matchLabels", selector.get("matchLabels"))
         for index, expression in enumerate(selector.get("matchExpressions") or ()):
+            expression = expression or {}  # a null among them  # noqa: PLW2901
             where, operator = f"{path}.matchExpressions[{index}]", expression.get("operator")
             values = expression.get("values") or ()
             if operator in ("In", "NotIn"):

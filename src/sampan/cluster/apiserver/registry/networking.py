@@ -113,7 +113,7 @@ class Ingress(TableStrategy):
                     _rule_path(faults, entry, f"{where}.http.paths[{position}]")
         for index, tls in enumerate(maps(spec.get("tls"))):
             for position, host in enumerate(tls.get("hosts") or ()):
-                _host(faults, host, f"spec.tls[{index}].hosts[{position}]")
+                _host(faults, host or "", f"spec.tls[{index}].hosts[{position}]")
 
 
 class IngressClass(TableStrategy):

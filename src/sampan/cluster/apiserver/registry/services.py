@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from sampan.cluster.apiserver.registry.allocation import (
     DEFAULT_CIDR,
     ClusterIPs,
+    Exhausted,
     allocate_port,
     check_port,
     taken_ips,
@@ -25,7 +26,7 @@ from sampan.cluster.apiserver.registry.faults import (
 )
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import kinds
-from sampan.kube.errors import invalid
+from sampan.kube.errors import internal, invalid
 from sampan.kube.objects import Object
 
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
@@ -132,11 +133,14 @@ class Service(TableStrategy):
             if (service["metadata"].get("namespace"), service["metadata"]["name"]) != (namespace, name)
         ]
         faults = Faults()
-        if _type(obj) != "ExternalName":
-            cidr = ctx.settings.get("service_cidr") or DEFAULT_CIDR
-            self._cluster_ip(faults, spec, sub(old, "spec"), others, ClusterIPs(cidr), f"{namespace}/{name}")
-        if _type(obj) in _WITH_NODE_PORTS and spec.get("allocateLoadBalancerNodePorts") is not False:
-            self._node_ports(faults, spec, others, f"{namespace}/{name}")
+        try:
+            if _type(obj) != "ExternalName":
+                cidr = ctx.settings.get("service_cidr") or DEFAULT_CIDR
+                self._cluster_ip(faults, spec, sub(old, "spec"), others, ClusterIPs(cidr), f"{namespace}/{name}")
+            if _type(obj) in _WITH_NODE_PORTS and spec.get("allocateLoadBalancerNodePorts") is not False:
+                self._node_ports(faults, spec, others, f"{namespace}/{name}")
+        except Exhausted as error:
+            raise internal(f"failed to allocate for service {namespace}/{name}: {error}") from error
         if faults.causes:
             raise invalid("Service", name, faults.causes)
 
