@@ -163,6 +163,18 @@ def test_list_maps_with_two_keys_and_a_default() -> None:
         applied(None, service({"name": "x"}), schema=SERVICE)
 
 
+def test_repeated_elements_stay_until_they_are_applied() -> None:
+    env = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}, {"name": "B"}]
+    live = track_update(None, deployment(1, {"name": "a", "image": "x", "env": env}), DEPLOYMENT, manager="m", now=NOW)
+
+    def wanted(*rows: dict[str, Any]) -> Any:
+        result = applied(live, deployment(1, {"name": "a", "image": "x", "env": list(rows)}), force=True)
+        return result["spec"]["template"]["spec"]["containers"][0]["env"]
+
+    assert wanted({"name": "C"}) == [*env, {"name": "C"}]
+    assert wanted({"name": "A", "value": "3"}) == [{"name": "A", "value": "3"}, {"name": "B"}]
+
+
 def test_sets_and_atomics() -> None:
     pod = schema.for_kind("v1", "Pod")
 

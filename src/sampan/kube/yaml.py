@@ -159,7 +159,7 @@ def load_documents(text: str | bytes, source: str = "<input>") -> list[Document]
             raise YamlError("the document is too large or too deep", source, 1, 1, "") from None
     reader = _Reader(text, source)
     try:
-        _check_depth(text, source)
+        check_depth(text, source)
         return [
             Document(reader.value(node), node.start_mark.line + 1, source, node)
             for node in yaml.compose_all(text, _Loader)
@@ -176,7 +176,7 @@ def load_documents(text: str | bytes, source: str = "<input>") -> list[Document]
         raise YamlError("the document is too large or too deep", source, 1, 1, "") from None
 
 
-def _check_depth(text: str, source: str) -> None:
+def check_depth(text: str, source: str) -> None:
     """Refuses nesting that would overflow the stack of libyaml's composer, which is recursive and does not look.
 
     No text nests deeper than its brackets and its furthest first column; only where that is much are events counted.

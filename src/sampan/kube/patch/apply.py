@@ -125,11 +125,11 @@ def _merge_list(schema: Schema, live: list[Any], applied: list[Any]) -> list[Any
     while left < len(order) or right < len(wanted):
         if left < len(order):
             element = order[left]
-            if element not in new:
+            if sets.base_of(element) not in new:
                 result.append(old[element])
                 left += 1
                 continue
-            if element in emitted:
+            if element in emitted or element not in new:  # there already, or a repetition of what is applied
                 left += 1
                 continue
         element = wanted[right]

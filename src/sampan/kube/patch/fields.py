@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sampan.kube.errors import bad_request
+from sampan.kube.errors import ApiError, bad_request
 from sampan.kube.schema import ANYTHING, UNSET, Schema
 
 Fields = dict[str, Any]
@@ -185,14 +185,20 @@ def element_of(schema: Schema, item: Any) -> str:
 
 
 def elements_of(schema: Schema, items: list[Any]) -> dict[str, Any]:
-    """Elements by their path element; of duplicates, and of elements without keys, as much as can be told apart."""
+    """Elements by their path element. An element without its keys is told apart by place (`i:3`), one that repeats
+    another by a mark that `base_of` takes off again: stored objects may hold both."""
     found: dict[str, Any] = {}
     for index, item in enumerate(items):
         try:
-            found.setdefault(element_of(schema, item), item)
-        except Exception:
-            found[f"i:{index}"] = item
+            element = element_of(schema, item)
+        except ApiError:
+            element = f"i:{index}"
+        found[f"{element}\0{index}" if element in found else element] = item
     return found
+
+
+def base_of(element: str) -> str:
+    return element.partition("\0")[0]
 
 
 def child_of(schema: Schema, name: str) -> Schema:
@@ -242,9 +248,9 @@ def added_paths(schema: Schema, value: Any, path: Path, out: list[Path]) -> None
             out.append(path)
         for element, item in elements_of(schema, value).items():
             if schema.list_type == "map":
-                added_paths(schema.items, item, (*path, element), out)
+                added_paths(schema.items, item, (*path, base_of(element)), out)
             else:
-                out.append((*path, element))
+                out.append((*path, base_of(element)))
     else:
         out.append(path)
 
@@ -267,14 +273,14 @@ def compare(schema: Schema, before: Any, after: Any) -> tuple[list[Path], list[P
 
     def both(old: Any, new: Any, path: Path, prefix: str, child: Any) -> None:
         for name, item in new.items():
-            inner = (*path, prefix + name)
+            inner = (*path, base_of(prefix + name))
             if name in old:
                 walk(child(name), old[name], item, inner)
             else:
                 added_paths(child(name), item, inner, changed)
         for name, item in old.items():
             if name not in new:
-                added_paths(child(name), item, (*path, prefix + name), removed)
+                added_paths(child(name), item, (*path, base_of(prefix + name)), removed)
 
     walk(schema, before, after, ())
     now_set = set(changed)
