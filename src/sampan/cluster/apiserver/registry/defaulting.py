@@ -14,17 +14,40 @@ Rule = Callable[[dict[str, Any]], None]
 Rows = tuple[tuple[str, Any], ...]
 
 
-def compile_rows(rows: Rows, prefix: str = "") -> Rule:
-    """A function that applies `rows`, all under `prefix`, in order. It never fails, whatever it is given."""
-    compiled = [((prefix + path).split("."), value) for path, value in rows]
+def compile_rows(rows: Rows) -> Rule:
+    """A function that applies `rows`, outer fields before inner ones. It never fails, whatever it is given."""
+    root = _Node()
+    for path, value in rows:
+        *steps, last = path.split(".")
+        node = root
+        for step in steps:
+            node = node.children.setdefault((step.removesuffix("[]"), step.endswith("[]")), _Node())
+        node.fields.append((last, value, isinstance(value, dict | list)))
 
-    def apply(obj: dict[str, Any]) -> None:
-        for path, value in compiled:
-            for parent in parents(obj, path[:-1]):
-                if parent.get(path[-1]) is None:
-                    parent[path[-1]] = deepcopy(value) if isinstance(value, dict | list) else value
+    return root.apply
 
-    return apply
+
+class _Node:
+    """The rows of one mapping, and of the mappings and lists below it: each part of an object is visited once."""
+
+    __slots__ = ("children", "fields")
+
+    def __init__(self) -> None:
+        self.fields: list[tuple[str, Any, bool]] = []
+        self.children: dict[tuple[str, bool], _Node] = {}
+
+    def apply(self, obj: Any) -> None:
+        for name, value, shared in self.fields:
+            if obj.get(name) is None:
+                obj[name] = deepcopy(value) if shared else value
+        for (name, many), node in self.children.items():
+            below = obj.get(name)
+            if many and isinstance(below, list):
+                for item in below:
+                    if isinstance(item, dict):
+                        node.apply(item)
+            elif not many and isinstance(below, dict):
+                node.apply(below)
 
 
 def parents(obj: Any, path: list[str]) -> Iterator[dict[str, Any]]:
