@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,9 @@ KUBECTLS = binaries()
 pytestmark = pytest.mark.skipif(not KUBECTLS, reason="kubectl is not on this machine")
 ENDS = [KUBECTLS[0], KUBECTLS[-1]] if KUBECTLS else []
 
+HOME = tempfile.mkdtemp(prefix="sampan-kubectl-")
+atexit.register(shutil.rmtree, HOME, True)
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": HOME, "KUBECONFIG": "/dev/null"}
 RESOURCES = {
     "kind": "APIResourceList",
     "groupVersion": "v1",
@@ -76,9 +81,9 @@ async def server(node: Any) -> AsyncIterator[str]:
 
 async def run(binary: str, server: str, *words: str, stdin: bytes | None = None) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        binary, f"--server={server}", f"--cache-dir=/tmp/sampan-kubectl-{os.getpid()}", *words,
+        binary, f"--server={server}", f"--cache-dir={HOME}/cache", *words,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": "/dev/null"},
+        env=ENVIRONMENT,
     )  # fmt: skip
     try:
         out, err = await asyncio.wait_for(process.communicate(stdin), 20)
@@ -120,9 +125,7 @@ async def test_exec_on_a_terminal(node: Any, server: str, binary: str) -> None:
 
     def talk() -> str:
         words = [f"--server={server}", "exec", "-it", "web", "--", "sh"]
-        child = pexpect.spawn(
-            binary, words, timeout=10, dimensions=(33, 99), env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
-        )
+        child = pexpect.spawn(binary, words, timeout=10, dimensions=(33, 99), env=ENVIRONMENT)
         child.expect("[#$] ")
         child.sendline("stty size; tty")
         child.expect("/dev/pts/[0-9]+")
@@ -173,7 +176,7 @@ async def test_port_forward(node: Any, server: str, binary: str) -> None:
     await node.until(lambda: node.ready("web"))
     process = await asyncio.create_subprocess_exec(
         binary, f"--server={server}", "port-forward", "web", ":8080",
-        stdout=asyncio.subprocess.PIPE, env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+        stdout=asyncio.subprocess.PIPE, env=ENVIRONMENT,
     )  # fmt: skip
     try:
         assert process.stdout is not None

@@ -69,6 +69,12 @@ class ContainerRunner:
             self.restarts += 1
         return bool(self.last_state)
 
+    def show(self, status: Object) -> None:
+        """Be the container of a pod that is over: nothing runs again, its log can be read."""
+        self.restarts = int(status.get("restartCount") or 0)
+        self.state, self.last_state = status.get("state") or {}, status.get("lastState") or {}
+        self.stopping = True
+
     def status(self) -> Object:
         """Its element of containerStatuses."""
         return {

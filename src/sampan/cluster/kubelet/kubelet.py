@@ -16,6 +16,7 @@ from sampan.cluster.kubelet.images import Images
 from sampan.cluster.kubelet.node import NODE_NAME, Addresses, Drained, Services
 from sampan.cluster.kubelet.pods import PodWorker
 from sampan.cluster.kubelet.source import ClusterSource
+from sampan.cluster.kubelet.volumes import Volumes
 from sampan.cluster.kubelet.zygote import Capabilities, Container, Zygote
 from sampan.cluster.runtime import ByteStream, ExecRequest, ExecStreams, LogOptions, Usage
 from sampan.kube import kinds
@@ -97,6 +98,7 @@ class Kubelet:
             self._addresses.reserve((pod.get("status") or {}).get("podIP") or "")
         for path in pods_directory.iterdir():
             if path.name not in known:  # its pod was deleted while no kubelet ran
+                Volumes(path, self._source).remove()
                 await asyncio.to_thread(shutil.rmtree, path, True)
         self._pods.add_handler(self._pod_changed)
         self._service_objects.add_handler(lambda _old, _new: self._schedule_hosts())

@@ -48,13 +48,17 @@ class PodWorker:
         self.initialized = False
         self.failure: tuple[str, str] | None = None
         self._gone = False
-        self._written: Object | None = old if self.over else None
+        self._written: Object | None = None
         self._dirty = asyncio.Event()
         self._changed = asyncio.Event()
         self._refresh = asyncio.Event()
         self._hosts_text = ""
         self.inits = [self._runner(spec) for spec in pod["spec"].get("initContainers") or ()]
         self.mains = [self._runner(spec) for spec in pod["spec"].get("containers") or ()]
+        self._closed = self.over
+        if self.over:
+            for runner, entry in self._known(old):
+                runner.show(entry)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._terminating = False
         self.task = asyncio.create_task(self._run(), name=f"pod {name_of(pod)}")
@@ -65,6 +69,10 @@ class PodWorker:
         )
         runner.changed = self._dirty.set
         return runner
+
+    def _known(self, old: Object) -> list[tuple[ContainerRunner, Object]]:
+        known = {c["name"]: c for key in ("initContainerStatuses", "containerStatuses") for c in old.get(key) or ()}
+        return [(r, known[r.name]) for r in self.runners if r.name in known]
 
     @property
     def runners(self) -> list[ContainerRunner]:
@@ -156,8 +164,7 @@ class PodWorker:
     def _resume(self) -> bool:
         """Continue from the status left by a former cluster process. False when the pod ended with it."""
         old = self.pod.get("status") or {}
-        known = {c["name"]: c for key in ("initContainerStatuses", "containerStatuses") for c in old.get(key) or ()}
-        had_run = [r.restore(known[r.name]) for r in self.runners if r.name in known]
+        had_run = [runner.restore(entry) for runner, entry in self._known(old)]
         if any(had_run) and self.pod["spec"].get("restartPolicy") == "Never":
             for runner in self.mains:
                 ended = runner.last_state.get("terminated") or {**UNKNOWN_EXIT, "finishedAt": now()}
@@ -376,6 +383,8 @@ class PodWorker:
     async def _flush(self) -> None:
         """Write the status if it differs from what was written last."""
         self._dirty.clear()
+        if self._closed:
+            return  # the status of a pod that was over before us is history
         fresh = self.status()
         if fresh == self._written:
             return

@@ -148,7 +148,8 @@ class Zygote:
     @classmethod
     def start(cls, libraries: Sequence[str] = LIBRARIES) -> Zygote:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "sampan.cluster.kubelet.nursery", str(theirs.fileno()), *libraries]
+        # -P: a file in the directory the cluster was started from must not pass for a library.
+        command = [sys.executable, "-P", "-m", "sampan.cluster.kubelet.nursery", str(theirs.fileno()), *libraries]
         # Its own session: a terminal's Ctrl-C must reach only the cluster, which stops pods gracefully.
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
