@@ -57,13 +57,15 @@ def _fields(type: Any) -> tuple[msgspec.inspect.Field, ...]:
 def _plain(text: Any, wanted: Any) -> Any:
     if not isinstance(text, str):
         return text
+    if any(isinstance(kind, msgspec.inspect.StrType) for kind in getattr(wanted, "types", (wanted,))):
+        return text[:-1] if text.find("\n") == len(text) - 1 else text  # the end of line that an editor adds
     stripped = text.strip()
-    if stripped[:1] in ("{", "[") and not isinstance(wanted, msgspec.inspect.StrType):
+    if stripped[:1] in ("{", "["):
         try:
             return msgspec.json.decode(stripped)
         except msgspec.DecodeError as error:
             raise ValueError(f"not JSON: {error}") from error
-    return text if isinstance(wanted, msgspec.inspect.StrType) and "\n" in stripped else stripped
+    return stripped
 
 
 class FileConfig:

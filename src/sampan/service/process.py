@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sampan.model import Application, Bucket, Cache, Config, Database, Handle, Secret, Service, Topic
+from sampan.model import Application, Bucket, Cache, Config, Database, Handle, Secret, Service, Topic, settings
 from sampan.model.application import Workload
 from sampan.service import bindings
 from sampan.service.bindings import BindingError
@@ -173,7 +173,7 @@ class Process:
         self._watched.append(secret)
 
     def bind_config(self, handle: Config[Any]) -> None:
-        config = FileConfig(handle.name, handle.type, handle.values, self.registry)
+        config = FileConfig(handle.name, handle.type, settings.as_text(handle, {}), self.registry)
         handle.bind(config)
         self._watched.append(config)
 
