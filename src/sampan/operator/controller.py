@@ -71,6 +71,8 @@ class Controller(ABC):
 
     name: ClassVar[str]
     resource: ClassVar[Resource]
+    component: ClassVar[str] = ""
+    """Whose events these are; `<name>-controller` when empty."""
     workers: ClassVar[int] = 4
     timeout: ClassVar[float] = 120.0
 

@@ -15,17 +15,16 @@ from sampan.operator.events import Recorder
 
 class Manager:
     """Add controllers, then `start`. No controller reconciles before every informer holds its first list.
-    `component` is the name under which events are recorded."""
+    Each records its events under its `component`."""
 
-    def __init__(self, client: Client, *, component: str = "sampan") -> None:
+    def __init__(self, client: Client) -> None:
         self.cache = Cache(client)
-        self.component = component
         self.controllers: list[Controller] = []
         self._recorders: list[Recorder] = []
         self._started = False
 
     def add(self, controller: Controller) -> Self:
-        recorder = Recorder(self.cache.client, f"{controller.name}-controller")
+        recorder = Recorder(self.cache.client, controller.component or f"{controller.name}-controller")
         self._recorders.append(recorder)
         controller.bind(self.cache, recorder)
         self.controllers.append(controller)

@@ -51,6 +51,7 @@ class AutoscalerController(Controller):
     """Looks every `period` seconds. `usage` gives what is measured now."""
 
     name, resource = "horizontal-pod-autoscaler", AUTOSCALER
+    component = "horizontal-pod-autoscaler"
 
     def __init__(self, everything: Everything, usage: Callable[[], scaling.Measured], *, period: float = 5.0) -> None:
         super().__init__()

@@ -72,6 +72,7 @@ def _term(term: Object, node: Object) -> bool:
 
 class Scheduler(Controller):
     name, resource = "scheduler", kinds.POD
+    component = "default-scheduler"
     workers = 8
 
     def watches(self) -> tuple[Watch, ...]:
