@@ -39,8 +39,8 @@ def test_documents_lines_and_scalars() -> None:
 
 
 def test_exponents_and_octal() -> None:
-    assert yaml.load("a: 1e3\nb: 0777\nc: '1e3'\nd: 0x1F\ne: ~\nf: -1.5") == [
-        {"a": 1000.0, "b": 511, "c": "1e3", "d": 31, "e": None, "f": -1.5}
+    assert yaml.load("a: 1e3\nb: 0777\nc: '1e3'\nd: 0x1F\ne: ~\nf: -1.5\ng: [y, N, 'y']") == [
+        {"a": 1000.0, "b": 511, "c": "1e3", "d": 31, "e": None, "f": -1.5, "g": [True, False, "y"]}
     ]
 
 

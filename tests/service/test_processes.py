@@ -1,4 +1,4 @@
-"""Whole processes: serve, run-job and migrate as a pod runs them, and as a fork of a warm parent."""
+"""Whole processes: serve, run and migrate as a pod runs them, and as a fork of a warm parent."""
 
 from __future__ import annotations
 

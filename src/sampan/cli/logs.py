@@ -65,7 +65,9 @@ def belongs(pod: Object, name: str) -> bool:
     if name_of(pod) == name or any(labels_of(pod).get(label) == name for label in _LABELS):
         return True
     owners = pod["metadata"].get("ownerReferences") or ()
-    return any(owner["name"] == name or owner["name"].rpartition("-")[0] == name for owner in owners)
+    # a ReplicaSet or a CronJob's Job is named after what made it, with one more part
+    made = ("ReplicaSet", "Job")
+    return any(name in (o["name"], o["name"].rpartition("-")[0] if o["kind"] in made else "") for o in owners)
 
 
 def connect(directory: str) -> Client:

@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
     for name, help_ in (
         ("serve", "Run one service (in a pod; SAMPAN_APP names the application)."),
-        ("run-job", "Run one job to its end (in a pod)."),
+        ("run", "Run one job to its end (in a pod)."),
         ("migrate", "Bring one database to its newest revision (in a pod)."),
     ):
         command(name, help_, state=False).add_argument("name")
@@ -144,7 +144,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "logs": _logs,
     "compile": _compile,
     "serve": _serve,
-    "run-job": _run_job,
+    "run": _run_job,
     "migrate": _migrate,
 }
 

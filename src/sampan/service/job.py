@@ -1,4 +1,4 @@
-"""`sampan run-job NAME`: one function, with its handles bound, to its end."""
+"""`sampan run NAME`: one function, with its handles bound, to its end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_job(name: str) -> int:
         process.bind(application.services)
         function = load_string(job.run, f"run of job {name!r},")
     except (StartError, BindingError) as error:
-        print(f"sampan run-job {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"sampan run {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return 2
     return run(_main(process, name, function))
 

@@ -206,7 +206,7 @@ def cron_tab_definition() -> dict[str, Any]:
             "status": {"type": "object", "properties": {"runs": {"type": "integer"}}},
         },
     }
-    versions = [
+    versions: list[dict[str, Any]] = [
         {"name": name, "served": True, "storage": name == "v1", "subresources": {"status": {}},
          "schema": {"openAPIV3Schema": schema}}
         for name in ("v1", "v1beta1")
