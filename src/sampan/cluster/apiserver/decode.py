@@ -17,6 +17,7 @@ JSON_TYPES = {"application/json", "", "*/*", "application/json-patch+json", "app
               "application/strategic-merge-patch+json"}  # fmt: skip
 YAML_TYPES = {"application/yaml", "application/apply-patch+yaml"}
 MAX_NODES = 500_000
+MAX_DEPTH = 200
 FIELD_VALIDATION = ("Strict", "Warn", "Ignore")
 
 
@@ -115,7 +116,13 @@ def _read_yaml(body: bytes) -> Any:
     except (msgspec.MsgspecError, RecursionError, ValueError):
         pass
     try:
-        documents = list(yaml.load_all(body, Loader=loader))  # noqa: S506 - a safe loader
+        # The C loader builds nested values recursively and would overrun its stack; its parser does not.
+        depth = 0
+        for event in yaml.parse(body, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise bad_request("the YAML body is nested too deeply")
+        documents = list(yaml.load_all(body, Loader=loader))
         if len(documents) != 1:
             raise bad_request("the body must hold exactly one YAML document")
         return _plain(documents[0], [MAX_NODES])

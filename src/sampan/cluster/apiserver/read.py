@@ -177,6 +177,7 @@ class Reader:
                 " for watch unless sendInitialEvents is provided",
             )  # fmt: skip
         self._not_from_the_future(version)
+        call.number("timeoutSeconds")
         table = self.store.table(call.served.table)
         streaming_list = call.flag("sendInitialEvents")
         since = self.store.revision

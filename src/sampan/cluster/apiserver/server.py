@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.cluster.apiserver.authentication import ADMIN, Authenticator
-from sampan.cluster.apiserver.authorization import Attributes, Authorizer, Rbac
+from sampan.cluster.apiserver.authorization import Attributes, Authorizer
 from sampan.cluster.apiserver.bootstrap import bootstrap
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Catalog
@@ -26,10 +26,11 @@ from sampan.cluster.apiserver.reviews import Reviews, metrics
 from sampan.cluster.apiserver.strategy import User
 from sampan.cluster.apiserver.subresources import Subresources
 from sampan.cluster.apiserver.write import Writer
+from sampan.cluster.authorization.rbac import Rbac, refusal
 from sampan.cluster.runtime import NodeRuntime
 from sampan.cluster.store import Store
 from sampan.kube import kinds
-from sampan.kube.errors import ApiError, bad_request, forbidden, method_not_allowed, path_not_found
+from sampan.kube.errors import ApiError, bad_request, method_not_allowed, path_not_found
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object
 
@@ -45,6 +46,7 @@ VERBS = {
     "DELETE": ("deletecollection", "delete"),
 }
 HEALTH = {"/healthz", "/livez", "/readyz"}
+RBAC_TABLES = ("roles", "clusterroles", "rolebindings", "clusterrolebindings")
 NAMESPACE_PARTS = {"status", "finalize"}
 
 
@@ -73,7 +75,7 @@ class ApiServer:
         self.definitions = Definitions(self)
         self.writer.admission.append(self.definitions.admit)
         self.authenticator = Authenticator(pki.path("sa.key"), tokens_file, self._find)
-        self.authorizer: Authorizer = Rbac(self.peek_all)
+        self.authorizer: Authorizer = Rbac(self._stored, self._rbac_version)
         self._web: Any = None
 
     async def start(self) -> None:
@@ -125,6 +127,13 @@ class ApiServer:
         found += [obj for key, obj in pending.items() if obj is not None and key.startswith(prefix)]
         return found
 
+    def _stored(self, resource: Resource, namespace: str | None) -> list[Object]:
+        prefix = f"{namespace}/" if namespace else ""
+        return [entry.object for entry in self.store.table(self.catalog.of(resource).table).scan(prefix)]
+
+    def _rbac_version(self) -> tuple[int, ...]:
+        return tuple(self.store.table(f"rbac.authorization.k8s.io/{plural}").last for plural in RBAC_TABLES)
+
     def _find(self, kind: str, namespace: str, name: str) -> Object | None:
         resource = kinds.find("v1", kind)
         return self.peek(resource, name, namespace) if resource else None
@@ -169,20 +178,7 @@ class ApiServer:
     def authorize(self, call: Call, what: Attributes) -> None:
         if self.authorizer.allowed(call.user, what) is not None:
             return
-        if what.path:
-            raise forbidden(f'forbidden: User "{call.user.name}" cannot {what.verb} path "{what.path}"')
-        resource = what.resource + (f"/{what.subresource}" if what.subresource else "")
-        group = f"{what.resource}.{what.group}" if what.group else what.resource
-        where = f' in the namespace "{what.namespace}"' if what.namespace else " at the cluster scope"
-        shown = f'{group} "{what.name}"' if what.name else group
-        error = forbidden(
-            f'{shown} is forbidden: User "{call.user.name}" cannot {what.verb} resource "{resource}" in API group'
-            f' "{what.group}"{where}'
-        )
-        error.details = {"kind": what.resource} | ({"name": what.name} if what.name else {})
-        if what.group:
-            error.details["group"] = what.group
-        raise error
+        raise refusal(call.user, what)
 
     def route(self, call: Call) -> None:
         """Fill in kind, namespace, name, subresource and verb from the path. Raises ApiError 404."""
