@@ -82,6 +82,7 @@ class Kubelet:
             zygote=self._zygote,
             addresses=self._addresses,
             directory=pods_directory,
+            authority=self._directory / "pki" / "ca.crt",
             capabilities=self.capabilities,
             api_address=self._api_address,
             hosts=self._lines,

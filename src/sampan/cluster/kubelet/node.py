@@ -84,6 +84,7 @@ class Services(Struct):
     zygote: Zygote
     addresses: Addresses
     directory: Path
+    authority: Path
     capabilities: Capabilities
     api_address: str
     hosts: Callable[[str], list[str]]

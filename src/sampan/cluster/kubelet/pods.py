@@ -13,7 +13,7 @@ from sampan.cluster.kubelet import hosts, status
 from sampan.cluster.kubelet.containers import UNKNOWN_EXIT, ContainerRunner
 from sampan.cluster.kubelet.node import Services
 from sampan.cluster.kubelet.source import ConfigError
-from sampan.cluster.kubelet.volumes import Volumes
+from sampan.cluster.kubelet.volumes import TOKEN_REFRESH, Volumes
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import Object, is_deleting, name_of, now, parse_time, uid_of
@@ -188,6 +188,7 @@ class PodWorker:
                 # The status may show in the downward API, so the pod carries its addresses before it is written.
                 self.pod = {**self.pod, "status": {**(self.pod.get("status") or {}), **self._addresses()}}
                 await self.volumes.prepare(self.pod)
+                await self.volumes.prepare_access(self.pod, self.services.authority)
                 return
             except (ConfigError, ApiError, OSError) as error:
                 message = f"MountVolume.SetUp failed: {error}"
@@ -320,8 +321,11 @@ class PodWorker:
     # Hot updates
 
     async def _follow_sources(self) -> None:
+        written = time.monotonic()
         while True:
-            await self._refresh.wait()
+            with contextlib.suppress(TimeoutError):
+                # Tokens run out: written anew even when nothing else changes.
+                await asyncio.wait_for(self._refresh.wait(), TOKEN_REFRESH)
             self._refresh.clear()
             if not self.initialized and not self._tasks:
                 self._refresh.set()  # `_prepare` is still waiting for it
@@ -329,6 +333,9 @@ class PodWorker:
                 continue
             try:
                 await self.volumes.update(self.pod)
+                if time.monotonic() - written >= TOKEN_REFRESH:
+                    await self.volumes.prepare_access(self.pod, self.services.authority)
+                    written = time.monotonic()
             except (ConfigError, ApiError, OSError) as error:
                 self.services.recorder.warning(self.pod, "FailedMount", f"cannot update volumes: {error}")
 

@@ -23,6 +23,9 @@ Files = dict[str, tuple[bytes, int]]
 
 PROJECTED = ("configMap", "secret", "projected", "downwardAPI")
 DEFAULT_MODE = 0o644
+ACCESS_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+TOKEN_SECONDS = 3607
+TOKEN_REFRESH = 2400.0
 
 
 class Volumes:
@@ -30,6 +33,7 @@ class Volumes:
 
     def __init__(self, directory: Path, source: Source) -> None:
         self.directory = directory / "volumes"
+        self._access = directory / "access"
         self._source = source
         self._paths: dict[str, Path] = {}
         uid = hashlib.sha256(str(directory).encode()).hexdigest()[:20]
@@ -45,6 +49,22 @@ class Volumes:
         for volume in pod["spec"].get("volumes") or ():
             if any(volume.get(kind) is not None for kind in PROJECTED):
                 await self._prepare(pod, volume)
+
+    async def prepare_access(self, pod: Object, authority: Path) -> None:
+        """What an in-cluster client reads: token, CA and namespace, at its usual place in every container. Left out
+        when the pod declines it, or its service account has no token to give."""
+        spec = pod["spec"]
+        if spec.get("automountServiceAccountToken") is False:
+            return
+        account = spec.get("serviceAccountName") or "default"
+        namespace = pod["metadata"]["namespace"]
+        try:
+            ca = authority.read_bytes()
+            token = await self._source.token(namespace, account, "", TOKEN_SECONDS, pod)
+        except (ConfigError, OSError):
+            return
+        files = {"token": (token.encode(), 0o600), "ca.crt": (ca, 0o644), "namespace": (namespace.encode(), 0o644)}
+        write_atomically(self._access, files)
 
     def mounts(self, container: Object, values: dict[str, str]) -> list[Mount]:
         """Where the container has them. Raises ConfigError for a bad subPath."""
@@ -63,6 +83,8 @@ class Volumes:
                 source = source.resolve()
             readonly = bool(entry.get("readOnly")) or (path / "..data").is_symlink()
             found.append(Mount(str(source), "/" + entry["mountPath"].strip("/"), readonly))
+        if self._access.exists() and not any(mount.target == ACCESS_PATH for mount in found):
+            found.append(Mount(str(self._access), ACCESS_PATH, True))
         return found
 
     def remove(self) -> None:
