@@ -34,7 +34,7 @@ async def test_a_pod_runs_logs_and_is_deleted(node: Any) -> None:
     await node.says("web", f"hello Ann on {status['podIP']}")
     await node.client.delete(kinds.POD, "web", "default")
     await node.until(lambda: not node.get("web"))
-    assert list((node.directory / "pods").iterdir()) == []
+    await node.until(lambda: list((node.directory / "pods").iterdir()) == [])
 
 
 async def test_a_pod_that_ends_succeeds_or_fails_by_its_policy(node: Any) -> None:
