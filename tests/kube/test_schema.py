@@ -195,3 +195,18 @@ def test_documents_of_custom_kinds() -> None:
     assert node["x-kubernetes-group-version-kind"] == [{"group": "x.io", "version": "v1", "kind": "X"}]
     assert references(document) <= {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     assert "/apis/x.io/v1/namespaces/{namespace}/xs/{name}/scale" in document["paths"]
+
+
+def test_custom_kinds_offer_no_strategic_merge() -> None:
+    resource = kinds.Resource("x.io", "v1", "X", "xs", "x")
+    document = openapi.document("x.io", "v1", [resource], {"xs": CRD})
+    content = document["paths"]["/apis/x.io/v1/namespaces/{namespace}/xs/{name}"]["patch"]["requestBody"]["content"]
+    assert sorted(content) == [
+        "application/apply-patch+yaml",
+        "application/json-patch+json",
+        "application/merge-patch+json",
+    ]
+
+
+def test_the_document_of_version_2_is_well_formed() -> None:
+    assert openapi.version_2() == b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.36.0\x42\x00"

@@ -1,7 +1,7 @@
 """Reading manifests (YAML or JSON, several documents) with the lines they came from, and writing them stably.
 
-Scalars are read as Kubernetes reads them: times stay text, `1:30` is text, `1e3` is a number. Duplicate keys are
-errors.
+Scalars are read as Kubernetes reads them: times stay text, `1:30` is text, `1e3` a number, `y` a truth. Duplicate
+keys are errors.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ SAFE_DEPTH = 1000
 
 _INDENT = re.compile(r"^[ ]*(?:[-?:!&][^ ]*[ \t]+)*", re.MULTILINE)
 _TAG = "tag:yaml.org,2002:"
+_SHORT = frozenset("yYnN")
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 _PART = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")
 
@@ -125,7 +126,11 @@ class _Reader:
     def scalar(self, node: Any) -> Any:
         tag, text = node.tag, node.value
         if tag == _TAG + "str":
-            return float(text) if not node.style and _EXPONENT.fullmatch(text) else text
+            if node.style:
+                return text
+            if text in _SHORT:
+                return text in "yY"
+            return float(text) if _EXPONENT.fullmatch(text) else text
         if tag == _TAG + "timestamp" or ":" in text:
             return text
         if tag == _TAG + "null":
