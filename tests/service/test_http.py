@@ -11,6 +11,7 @@ import aiohttp
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import StreamingResponse
 
+from sampan.service.client import CallError, DeadlineExceeded
 from sampan.service.http.endpoints import Check, answered_by
 from sampan.service.telemetry.context import CURRENT
 
@@ -45,6 +46,18 @@ def shop() -> FastAPI:
                 await asyncio.sleep(0.01)
 
         return StreamingResponse(chunks())
+
+    @app.get("/needs")
+    async def needs(kind: str) -> None:
+        raise {"call": CallError("users", "gone"), "late": DeadlineExceeded("users", "late"), "bug": KeyError()}[kind]
+
+    @app.get("/broken-stream")
+    async def broken_stream() -> StreamingResponse:
+        async def chunks() -> Any:
+            for part in (b"a", b"b", b"c"):
+                yield part
+
+        return StreamingResponse(chunks(), 500)
 
     app.include_router(router)
     return app
@@ -91,7 +104,22 @@ async def test_the_deadline_ends_the_work_and_an_error_is_logged_once(serving: A
         async with http.get("/boom", headers={"x-request-timeout-ms": "5000"}) as reply:
             assert reply.status == 500
         served.middleware.flush()
-        assert [span.error for span in served.middleware.spans] == ["deadline exceeded", "TimeoutError"]
+        assert [span.error for span in served.middleware.spans] == ["TimeoutError", "TimeoutError"]
+        assert [span.status for span in served.middleware.spans] == [504, 500]
+
+
+async def test_a_dependency_that_is_away_is_not_an_internal_error(serving: Any) -> None:
+    async with serving(shop()) as served, aiohttp.ClientSession(served.url) as http:
+        answers = {}
+        for kind in ("call", "late", "bug"):
+            async with http.get(f"/needs?kind={kind}") as reply:
+                answers[kind] = (reply.status, reply.headers.get("retry-after"), await reply.text())
+        assert answers["call"][:2] == (503, "1") and "not available" in answers["call"][2]
+        assert answers["late"] == (504, None, '{"error":"deadline exceeded"}')
+        assert answers["bug"] == (500, None, "Internal Server Error")
+        async with http.get("/broken-stream") as reply:
+            assert (reply.status, await reply.read()) == (500, b"abc")
+        assert served.middleware.requests.value("GET", "/needs", "503") == 1
 
 
 async def test_a_plain_application(serving: Any) -> None:

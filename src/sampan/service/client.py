@@ -28,7 +28,9 @@ _CONNECTIONS: Final = 100
 
 
 class CallError(Exception):
-    """A call that brought no reply. `service` and `reason` say which and why."""
+    """A call that brought no reply. `service` and `reason` say which and why; uncaught in a request it is a 503."""
+
+    http_status = 503
 
     def __init__(self, service: str, reason: str) -> None:
         super().__init__(f"call to service {service!r} failed: {reason}")
@@ -40,7 +42,9 @@ class CircuitOpen(CallError):
 
 
 class DeadlineExceeded(CallError, TimeoutError):
-    """The deadline passed before a reply came."""
+    """The deadline passed before a reply came; uncaught in a request it is a 504."""
+
+    http_status = 504
 
 
 class HttpReply:

@@ -113,14 +113,26 @@ class Middleware:
         status, error = 0, ""
         request_id = (b"x-request-id", context.request_id.encode("latin-1"))
 
+        held: list[Message] = []  # the start of a 500, until it is known whether an exception deserves another answer
+
         async def sending(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if held:
+                held.append(message)
+                if len(held) == 2:
+                    return
+                for kept in held[:-1]:
+                    await send(kept)
+                held.clear()
+            elif message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), request_id]
                 if self.draining:
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
+                if status == 500:
+                    held.append(message)
+                    return
             await send(message)
 
         self._in_flight += 1
@@ -130,43 +142,45 @@ class Middleware:
             else:
                 async with asyncio.timeout(context.remaining()):
                     await self.app(scope, receive, sending)
-        except TimeoutError as late:
-            if context.deadline is None or context.deadline > time.monotonic():
-                error = await self._failed(late, 500, "internal server error", status, sending)
-            else:
-                error = await self._failed(None, 504, "deadline exceeded", status, sending)
+            for kept in held:
+                await send(kept)
         except Exception as failure:
-            error = await self._failed(failure, 500, "internal server error", status, sending)
+            overdue = context.deadline is not None and context.deadline <= time.monotonic()
+            answer = 504 if overdue and type(failure) is TimeoutError else getattr(failure, "http_status", 500)
+            unsent = not status or (bool(held) and answer != 500)
+            if unsent:
+                held.clear()
+            for kept in held:
+                await send(kept)
+            held.clear()
+            error = await self._failed(failure, answer, sending if unsent else None)
+            for kept in held:  # a 500 of our own
+                await send(kept)
         except BaseException:
             error = "cancelled"
             raise
         finally:
             self._in_flight -= 1
-            duration = time.perf_counter() - clock
-            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-            route = self._route(scope, status)
-            # what Counter.add and Histogram.observe do, without their calls
-            key = (method, route, _STATUS.get(status) or str(status or 499))
-            values = self.requests.values
-            values[key] = values.get(key, 0.0) + 1
-            series = self.durations.child((method, route))
-            series[bisect_left(self.durations.buckets, duration)] += 1
-            series[-1] += duration
-            client = scope.get("client")
-            self._record(
-                Span(
-                    context,
-                    method,
-                    route,
-                    scope["path"],
-                    status or 499,  # 499: the client left before there was an answer
-                    started,
-                    duration,
-                    client[0] if client else "",
-                    agent,
-                    error,
-                )
-            )
+            # 499: the client left before there was an answer
+            self._account(scope, context, agent, status or 499, (started, time.perf_counter() - clock), error)
+
+    def _account(  # noqa: PLR0917
+        self, scope: Scope, context: Context, agent: str, status: int, times: tuple[float, float], error: str
+    ) -> None:
+        """Counter, histogram and span of one request; `times` are its start and duration."""
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        route = self._route(scope, status)
+        # what Counter.add and Histogram.observe do, without their calls
+        key = (method, route, _STATUS.get(status) or str(status))
+        values = self.requests.values
+        values[key] = values.get(key, 0.0) + 1
+        series = self.durations.child((method, route))
+        series[bisect_left(self.durations.buckets, times[1])] += 1
+        series[-1] += times[1]
+        client = scope.get("client")
+        self._record(
+            Span(context, method, route, scope["path"], status, *times, client[0] if client else "", agent, error)
+        )
 
     def _context(self, scope: Scope) -> tuple[Context, str]:
         found: dict[str, str] = {}
@@ -211,15 +225,20 @@ class Middleware:
             self._paths.add(path)
         return path
 
-    async def _failed(self, failure: BaseException | None, status: int, message: str, sent: int, sending: Send) -> str:
-        if failure is not None:
+    async def _failed(self, failure: Exception, status: int, sending: Send | None) -> str:
+        """Log `failure`, and answer it if nothing has been sent. What it is called in span and log."""
+        if status == 500:
             log.error("request failed: %s", failure, exc_info=failure)
-        if not sent:
-            body = msgspec.json.encode({"error": message})
+        else:
+            log.warning("request not served: %s", failure or "deadline exceeded")
+        if sending is not None:
+            body = msgspec.json.encode({"error": _ANSWERS.get(status, "internal server error")})
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            if status == 503:
+                headers.append((b"retry-after", b"1"))
             await sending({"type": "http.response.start", "status": status, "headers": headers})
             await sending({"type": "http.response.body", "body": body})
-        return type(failure).__name__ if failure is not None else message
+        return type(failure).__name__
 
     async def _answer(self, endpoint: Endpoint, method: str, send: Send) -> None:
         status, kind, body = await endpoint()
@@ -253,6 +272,7 @@ class Middleware:
         self.active.set(self._in_flight)
 
 
+_ANSWERS: Final = {503: "a service or store this request needs is not available", 504: "deadline exceeded"}
 _STATUS: Final = {code: str(code) for code in range(100, 600)}
 _encode = msgspec.json.Encoder().encode
 

@@ -36,6 +36,8 @@ _PUBLISH_SECONDS: Final = 10.0
 class PublishError(Exception):
     """The broker did not store the event in time; whether a later copy of it exists is unknown."""
 
+    http_status = 503
+
 
 def dead_letter_subject(topic: str, group: str) -> str:
     return f"dlq.{topic}.{group}"
