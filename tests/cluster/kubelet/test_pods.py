@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from pathlib import Path
@@ -102,6 +103,19 @@ async def test_volumes_appear_and_follow_their_sources(node: Any) -> None:
     assert time.monotonic() - began < 1
     assert not Path("/nowhere").exists()
     assert not Path("/usr/share/never").exists()
+
+
+async def test_a_volume_over_the_images_directory_leaves_it_visible(node: Any, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "file").write_text("mine")
+    (node.directory / "images").mkdir()
+    image = {"image": "own", "entrypoint": ["sh"], "directory": str(project)}
+    (node.directory / "images" / "own.json").write_text(json.dumps(image))
+    container: dict[str, Any] = {"image": "own", "args": ["-c", "cat file; ls /tmp; sleep 100"]}
+    container["volumeMounts"] = [{"name": "t", "mountPath": "/tmp"}]
+    await node.pod("own", container, volumes=[{"name": "t", "emptyDir": {}}])
+    await node.says("own", f"mine{tmp_path.parts[2]}\n")
 
 
 async def test_a_missing_config_map_is_waited_for(node: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,7 @@ class ContainerRunner:
             raise OSError(f'image "{image.image}" has no entrypoint and the container no command')
         mounts = self.volumes.mounts(self.spec, values)
         mounts += self._anonymous(image, {mount.target for mount in mounts})
+        mounts += _uncovered(image, mounts)
         scratch = self.directory / "root"
         scratch.mkdir(parents=True, exist_ok=True)
         cwd = self.spec.get("workingDir") or image.directory or "/"
@@ -379,6 +381,14 @@ class ContainerRunner:
         waited.cancel()
         if hook.done() and not hook.cancelled() and hook.result():
             self.services.recorder.warning(self.pod(), "FailedPreStopHook", f"PreStopHook failed: {hook.result()}")
+
+
+def _uncovered(image: Image, mounts: list[Mount]) -> list[Mount]:
+    """The image's own files where a volume would cover them: a project below /tmp, say, under an emptyDir at /tmp."""
+    own = {image.directory, *image.env.get("PYTHONPATH", "").split(":"), sys.prefix, sys.base_prefix} - {"", "/"}
+    covering = [mount.target for mount in mounts if not mount.readonly]
+    hidden = {path for path in own if any(path.startswith(target + "/") for target in covering)}
+    return [Mount(path, path) for path in sorted(hidden) if Path(path).is_dir()]
 
 
 def tail(path: Path, lines: int = 80, limit: int = 2048) -> str:
