@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_scaling_up_and_down_fails_no_request(shop: System) -> None:
     all_confirmed(shop, load)
 
 
-@pytest.mark.parametrize("name", ["orders", "inventory", "payments", "messaging"])
+@pytest.mark.parametrize("name", ["orders", "inventory", "payments", "messaging", "orders-db"])
 def test_a_killed_pod_loses_no_order(shop: System, name: str) -> None:
     with Load(shop.url) as load:
         time.sleep(1)
@@ -63,18 +64,19 @@ def test_a_killed_pod_loses_no_order(shop: System, name: str) -> None:
 
 
 def processes_of(shop: System, name: str) -> list[int]:
-    """Host process ids of one pod of `name`: those that carry its POD_NAME or its host name."""
+    """Host process ids of one pod of `name`: those that listen at its address."""
     pods = shop.objects("pods", "-n", "shop", "-l", f"app.kubernetes.io/name={name}")
     assert pods, f"no pod of {name}"
-    address = pods[0]["status"]["podIP"]
+    packed = socket.inet_aton(pods[0]["status"]["podIP"])[::-1].hex().upper()
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    inodes = {f"socket:[{row[9]}]" for row in rows if row[1].startswith(f"{packed}:") and row[3] == "0A"}
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if f"SAMPAN_POD_IP={address}\0".encode() in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
+        try:
+            if entry.name.isdigit() and any(str(link.readlink()) in inodes for link in (entry / "fd").iterdir()):
+                found.append(int(entry.name))
+        except OSError:
+            continue
     assert found, f"no process of {name}"
     return found
 
