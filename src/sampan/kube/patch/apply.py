@@ -68,7 +68,7 @@ def apply(
     if same and before is not None and before.fields == mine and before.api_version == version:
         assert live is not None
         return live
-    managed.take_away(managers, who, sets.from_paths([*changed, *removed]), now)
+    managed.take_away(managers, who, sets.from_paths([*changed, *removed]))
     if mine:
         keep_time = before is not None and same and before.fields == mine
         managers[who] = Entry(mine, before.time if keep_time and before else now, version)

@@ -104,8 +104,8 @@ def is_reset(entries: Any) -> bool:
     return isinstance(entries, list) and len(entries) == 1 and not entries[0]
 
 
-def take_away(managers: Managers, manager: Manager, paths: Fields, now: str) -> None:
-    """Removes `paths` from every manager but one, in place."""
+def take_away(managers: Managers, manager: Manager, paths: Fields) -> None:
+    """Removes `paths` from every manager but one, in place. Their times stay: they wrote nothing."""
     for other, entry in list(managers.items()):
         if other == manager:
             continue
@@ -113,7 +113,7 @@ def take_away(managers: Managers, manager: Manager, paths: Fields, now: str) -> 
         if left is entry.fields:
             continue
         if left:
-            managers[other] = Entry(left, entry.time if other.operation == APPLY else now, entry.api_version)
+            managers[other] = Entry(left, entry.time, entry.api_version)
         else:
             del managers[other]
 
@@ -175,7 +175,7 @@ def track_update(
     who = Manager(manager, UPDATE, version, subresource or "")
     gone = sets.from_paths(removed)
     mine = sets.from_paths(changed)
-    take_away(managers, who, sets.union(mine, gone), now)
+    take_away(managers, who, sets.union(mine, gone))
     entry = managers.get(who)
     owned = sets.union(sets.difference(entry.fields, gone), mine) if entry else mine
     if owned:
