@@ -108,23 +108,29 @@ async def raw(api: ApiServer, keys: Pki) -> Raw:
 
 Kubectl = Callable[..., Awaitable[str]]
 
-KUBECTLS = [
-    name for name in ("kubectl", "kubectl.1.27", "kubectl.1.33") if shutil.which(name, path=os.environ.get("PATH", ""))
-]
+
+def program(name: str) -> str | None:
+    """kubectl, or one of the versions beside the one on the path (as the Google Cloud SDK installs them)."""
+    found = shutil.which(name)
+    beside = shutil.which("kubectl")
+    if found is None and beside is not None:
+        found = shutil.which(name, path=str(Path(beside).resolve().parent))
+    return found
 
 
 @pytest.fixture
 def kubectl(kubeconfig: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Kubectl:
     """Run kubectl; its standard output. Raises AssertionError with what it said when it fails."""
-    program = shutil.which(getattr(request, "param", "kubectl"))
-    if program is None:
-        pytest.skip("kubectl is not on this machine")
+    name = getattr(request, "param", "kubectl")
+    found = program(name)
+    if found is None:
+        pytest.skip(f"{name} is not on this machine")
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
 
     async def run(*arguments: str, stdin: str = "", fails: bool = False) -> str:
         process = await asyncio.create_subprocess_exec(
-            program,
+            found,
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -134,7 +140,7 @@ def kubectl(kubeconfig: Path, tmp_path: Path, request: pytest.FixtureRequest) ->
         out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
         if (process.returncode != 0) != fails:
             raise AssertionError(f"kubectl {' '.join(arguments)}: {out.decode()}{err.decode()}")
-        return (err if fails else out).decode()
+        return (err + out if fails else out).decode()
 
     return run
 

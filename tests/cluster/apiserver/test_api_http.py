@@ -129,7 +129,8 @@ async def test_bad_bodies_are_the_clients_fault(raw: Any, api: ApiServer, conten
     assert api.store.revision == before
 
 
-BAD_SPECS: list[Any] = [None, 7, "x", [], {"containers": None}, {"containers": {}}, {"containers": [None]}, {"containers": [7]},
+BAD_SPECS: list[Any] = [None, 7, "x", [], {"containers": None}, {"containers": {}}, {"containers": [None]},
+             {"containers": [7]},
              {"containers": [{"name": 1}]}, {"containers": [{"name": "c", "ports": [{"containerPort": "x"}]}]},
              {"containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": {}}}}]},
              {"containers": [{"name": "c", "image": "i", "env": {"a": "b"}}]},
@@ -190,9 +191,11 @@ async def test_bad_queries(raw: Any, query: str) -> None:
 @pytest.mark.parametrize(
     "data",
     [b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00", b"NOPE / HTTP/1.1\r\n\r\n",
-     b"GET /%ff HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /%zz HTTP/1.1\r\nhost: x\r\n\r\n", b"GET // HTTP/1.1\r\nhost: x\r\n\r\n",
+     b"GET /%ff HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /%zz HTTP/1.1\r\nhost: x\r\n\r\n",
+     b"GET // HTTP/1.1\r\nhost: x\r\n\r\n",
      b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-     b"GET /?" + b"a=b&" * 2000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", b"PUT /api/v1/nodes HTTP/1.1\r\ncontent-length: 0\r\n\r\n",
+     b"GET /?" + b"a=b&" * 2000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+     b"PUT /api/v1/nodes HTTP/1.1\r\ncontent-length: 0\r\n\r\n",
      b"GET /api/v1/namespaces/default/pods/x/exec HTTP/1.1\r\nhost: x\r\n\r\n",
      b"GET /apis/x HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\nhost: x\r\n\r\n"],
 )  # fmt: skip
@@ -262,7 +265,7 @@ async def test_ten_thousand_objects_in_one_list(raw: Any, api: ApiServer) -> Non
 
     await asyncio.gather(
         *(
-            api.store.write("/configmaps", f"default/m{index:05}", lambda _, name=f"m{index:05}": made(name))
+            api.store.write("/configmaps", f"default/m{index:05}", lambda _, index=index: made(f"m{index:05}"))  # type: ignore[misc]
             for index in range(10_000)
         )
     )

@@ -144,31 +144,36 @@ asyncio.run(main())
 """
 
 
+def write_until_killed(database: Path, output: Path, extra: float) -> None:
+    """Run the writer until it has acknowledged something and `extra` seconds more, then kill it."""
+    with output.open("wb") as out:
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(database)], stdout=out)
+        try:
+            while output.stat().st_size < 200:
+                time.sleep(0.005)
+                assert process.poll() is None
+            time.sleep(extra)
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 async def test_kill_9_loses_nothing_acknowledged(tmp_path: Path) -> None:
     acknowledged: dict[str, int] = {}
     revision = 0
     for kill in range(KILLS):
         output = tmp_path / "out"
-        with output.open("wb") as out:
-            process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "db")], stdout=out)
-            try:
-                while output.stat().st_size < 200:
-                    time.sleep(0.005)
-                    assert process.poll() is None
-                time.sleep(0.003 * (kill % 7))
-            finally:
-                os.kill(process.pid, signal.SIGKILL)
-                process.wait()
+        await asyncio.to_thread(write_until_killed, tmp_path / "db", output, 0.003 * (kill % 7))
         for line in output.read_bytes().splitlines(keepends=True):
             if line.endswith(b"\n"):
                 number, count, version = line.split()
                 acknowledged[f"w{number.decode()}"] = int(count)
                 revision = max(revision, int(version))
         store = Store.open(tmp_path / "db")
-        for key, count in acknowledged.items():
+        for key, least in acknowledged.items():
             entry = store.table("things").get(key)
             assert entry is not None
-            assert entry.object["n"] >= count
+            assert entry.object["n"] >= least
             assert entry.object["metadata"]["resourceVersion"] == str(entry.revision)
         assert store.revision >= revision
         await store.close()

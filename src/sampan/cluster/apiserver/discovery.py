@@ -54,6 +54,8 @@ class Discovery:
                 return self._group(group)
             case ["apis", group, version]:
                 return self._resources(group, version)
+            case ["openapi", "v2"]:
+                return self._openapi_v2(call)
             case ["openapi", "v3"]:
                 return Answer(encoded=self._cached("openapi", self._openapi_index))
             case ["openapi", "v3", "api", version]:
@@ -183,6 +185,14 @@ class Discovery:
                 stamp = _hash(repr([(k.resource, k.crd_version) for k in versions[version]]))
                 paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={stamp}"}
         return {"paths": paths}
+
+    def _openapi_v2(self, call: Call) -> Answer:
+        from sampan.cluster.apiserver import openapi_v2
+
+        if openapi_v2.ACCEPTED not in call.accept and openapi_v2.MEDIA_TYPE not in call.accept:
+            raise path_not_found()
+        body = openapi_v2.document(kind.resource for kind in self._catalog if kind.crd is None)
+        return Answer(encoded=body, content_type=openapi_v2.MEDIA_TYPE)
 
     def _openapi(self, call: Call, group: str, version: str) -> Answer:
         from sampan.kube import openapi
