@@ -70,6 +70,11 @@ class Server:
             if within(path, prefix) and not self.mute:
                 queue.put_nowait(event)
 
+    def emit_raw(self, collection: str, event: Any) -> None:
+        for prefix, queue in self._watches:
+            if within(f"{collection}/x", prefix):
+                queue.put_nowait(event)
+
     # Transport
 
     async def send(self, request: Request) -> Object:

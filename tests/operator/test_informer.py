@@ -180,3 +180,11 @@ async def test_indexes_follow_changes(server: Any, client: Client, config_map: M
     await until(lambda: informer.by_index("colour", "blue"))
     assert [name_of(o) for o in informer.by_index("colour", "red")] == ["b"]
     await informer.stop()
+
+
+async def test_a_malformed_event_does_not_make_it_deaf(server: Any, informer: Informer, config_map: Make) -> None:
+    informer.start()
+    await informer.wait_synced(1)
+    server.emit_raw(MAPS, {"type": "ADDED", "object": {"metadata": {}}})
+    server.put(f"{MAPS}/a", config_map("a"))
+    await until(lambda: informer.get("shop/a"))

@@ -157,25 +157,25 @@ async def test_events_of_the_same_kind_are_counted(
 
 
 async def test_of_two_candidates_one_leads_and_the_other_follows_on_release(client: Client) -> None:
-    times = {"duration": 0.4, "deadline": 0.3, "retry": 0.03}
+    times = {"duration": 1.2, "deadline": 0.9, "retry": 0.05}
     one = LeaderElection(client, "op", "default", "one", **times)
     two = LeaderElection(client, "op", "default", "two", **times)
     one.start()
-    await asyncio.wait_for(one.acquired(), 1)
+    await asyncio.wait_for(one.acquired(), 5)
     two.start()
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(1.5)
     assert one.leading and not two.leading
     await one.release()
-    await asyncio.wait_for(two.acquired(), 2)
+    await asyncio.wait_for(two.acquired(), 5)
     assert two.leading and not one.leading
     await two.release()
 
 
 async def test_a_leader_that_cannot_renew_stops_before_another_may_start(server: Any, client: Client) -> None:
-    one = LeaderElection(client, "op", "default", "one", duration=0.4, deadline=0.2, retry=0.03)
+    one = LeaderElection(client, "op", "default", "one", duration=3.0, deadline=0.3, retry=0.03)
     one.start()
-    await asyncio.wait_for(one.acquired(), 1)
+    await asyncio.wait_for(one.acquired(), 5)
     server.down = True
-    await asyncio.wait_for(one.lost(), 0.4)
+    await asyncio.wait_for(one.lost(), 2.5)
     assert not one.leading
     await one.release()

@@ -156,9 +156,14 @@ class Informer:
                 if error.code == 410:
                     log.info("%s: version %s is gone, listing again", self.resource.plural, self._version)
                     self._version = ""
+                    await asyncio.sleep(0.01)
                     continue
                 failures = await self._back_off(failures, error)
             except (OSError, TimeoutError) as error:
+                failures = await self._back_off(failures, error)
+            except Exception as error:  # something malformed: begin anew rather than go deaf
+                log.exception("%s: listing again", self.resource.plural)
+                self._version = ""
                 failures = await self._back_off(failures, error)
 
     async def _back_off(self, failures: int, error: Exception) -> int:

@@ -24,6 +24,9 @@ class Manager:
         self._started = False
 
     def add(self, controller: Controller) -> Self:
+        """Raises RuntimeError once started: a late controller would miss the order of starting."""
+        if self._started:
+            raise RuntimeError(f"add {controller.name} before the manager starts")
         recorder = Recorder(self.cache.client, controller.component or f"{controller.name}-controller")
         self._recorders.append(recorder)
         controller.bind(self.cache, recorder)

@@ -205,3 +205,15 @@ async def test_a_template_the_server_refuses_shows_in_the_conditions(cluster: An
         return find(conditions, "ReplicaFailure") is not None
 
     await cluster.until(failed)
+
+
+async def test_a_replication_controller_still_works(cluster: Any, template: Template) -> None:
+    body = {"replicas": 2, "selector": {"app": "web"}, "template": template()}
+    await cluster.create(kinds.REPLICATION_CONTROLLER, "web", body)
+    await cluster.until(lambda: _count(cluster, 2))
+
+    async def ready() -> bool:
+        status = (await cluster.get(kinds.REPLICATION_CONTROLLER, "web")).get("status") or {}
+        return bool(status.get("readyReplicas") == 2)
+
+    await cluster.until(ready)

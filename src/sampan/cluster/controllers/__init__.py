@@ -23,7 +23,7 @@ from sampan.cluster.controllers.gc import GarbageCollector
 from sampan.cluster.controllers.job import JobController
 from sampan.cluster.controllers.namespace import NamespaceController
 from sampan.cluster.controllers.podgc import PodCleaner
-from sampan.cluster.controllers.replicaset import ReplicaSetController
+from sampan.cluster.controllers.replicaset import ReplicaSetController, ReplicationControllerController
 from sampan.cluster.controllers.scaling import Measured
 from sampan.cluster.controllers.scheduler import Scheduler
 from sampan.cluster.controllers.statefulset import StatefulSetController
@@ -50,6 +50,7 @@ def all_controllers(
         EndpointController(),
         Scheduler(),
         ReplicaSetController(),
+        ReplicationControllerController(),
         DeploymentController(),
         StatefulSetController(),
         DaemonSetController(),

@@ -25,7 +25,7 @@ from sampan.kube.objects import (
     parse_time,
     uid_of,
 )
-from sampan.kube.selectors import from_label_selector
+from sampan.kube.selectors import LabelSelector, from_label_selector
 from sampan.operator.cache import OWNER
 from sampan.operator.conditions import find, is_true
 
@@ -147,12 +147,14 @@ async def claim(
     owner: Object,
     informer: Any,
     *,
+    selector: LabelSelector | None = None,
     belongs: Callable[[Object], bool] = lambda obj: True,
 ) -> list[Object]:
     """The objects of `informer` that `owner` controls: those it has, less those its selector no longer matches
     (released), plus matching orphans (adopted). A deleting owner adopts and releases nothing. The informer needs
     `INDEXES`."""
-    selector = from_label_selector((owner.get("spec") or {}).get("selector") or {})
+    if selector is None:
+        selector = from_label_selector((owner.get("spec") or {}).get("selector") or {})
     claimed = []
     for obj in informer.by_index(OWNER, uid_of(owner)):
         if selector.matches(labels_of(obj)) and belongs(obj):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import ClassVar
 
 from sampan.cluster.controllers import pods
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import Object, controller_of, is_deleting, key_of, labels_of, name_of, namespace_of, uid_of
-from sampan.kube.selectors import from_label_selector
+from sampan.kube.selectors import LabelSelector, from_label_selector, from_labels
 from sampan.operator import Controller, Maps, Owns, Result, Watch
 from sampan.operator.cache import OWNER
 from sampan.operator.conditions import put, without
@@ -22,12 +23,13 @@ BURST = 500
 
 
 class ReplicaSetController(Controller):
-    name, resource = "replicaset", kinds.REPLICA_SET
+    name: ClassVar = "replicaset"
+    resource: ClassVar = kinds.REPLICA_SET
     workers = 8
 
     def watches(self) -> tuple[Watch, ...]:
         self.pods = self.cache.informer(kinds.POD, indexes=pods.INDEXES)
-        self.sets = self.cache.informer(kinds.REPLICA_SET)
+        self.sets = self.cache.informer(self.resource)
         return Owns(kinds.POD), Maps(kinds.POD, self._adopters)
 
     def _adopters(self, pod: Object) -> list[str]:
@@ -36,13 +38,16 @@ class ReplicaSetController(Controller):
             return []
         labels = labels_of(pod)
         sets = self.sets.list(namespace_of(pod)) if labels else ()
-        return [key_of(s) for s in sets if from_label_selector(s["spec"].get("selector") or {}).matches(labels)]
+        return [key_of(s) for s in sets if self.selector(s).matches(labels)]
+
+    def selector(self, owner: Object) -> LabelSelector:
+        return from_label_selector(owner["spec"].get("selector") or {})
 
     async def reconcile(self, key: str) -> Result | None:
         owner = self.sets.get(key)
         if owner is None:
             return None
-        claimed = await pods.claim(self.client, kinds.POD, owner, self.pods)
+        claimed = await pods.claim(self.client, kinds.POD, owner, self.pods, selector=self.selector(owner))
         error: Exception | None = None
         if not is_deleting(owner):
             error = await self._scale(owner, [pod for pod in claimed if pods.is_active(pod)])
@@ -93,7 +98,7 @@ class ReplicaSetController(Controller):
         if current is None or uid_of(current) != uid_of(owner):
             return math.inf
         owner, spec = current, current["spec"]
-        selector = from_label_selector(spec.get("selector") or {})
+        selector = self.selector(owner)
         active = [p for p in self.pods.by_index(OWNER, uid_of(owner)) if pods.is_active(p)]
         active = [p for p in active if selector.matches(labels_of(p))]
         waits = [pods.until_available(pod, spec.get("minReadySeconds") or 0) for pod in active]
@@ -116,8 +121,18 @@ class ReplicaSetController(Controller):
             **({"conditions": conditions} if conditions else {}),
         }
         try:
-            await pods.write_status(self.client, kinds.REPLICA_SET, owner, status)
+            await pods.write_status(self.client, self.resource, owner, status)
         except ApiError as failure:
             if failure.code != 404:
                 raise
         return min((wait for wait in waits if wait > 0), default=math.inf)
+
+
+class ReplicationControllerController(ReplicaSetController):
+    """The ReplicaSet's ancestor: the same but for its selector, which is plain labels."""
+
+    name: ClassVar = "replication"
+    resource: ClassVar = kinds.REPLICATION_CONTROLLER
+
+    def selector(self, owner: Object) -> LabelSelector:
+        return from_labels(owner["spec"].get("selector") or {})
