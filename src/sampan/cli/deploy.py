@@ -14,7 +14,7 @@ from sampan.kube.client import Client
 from sampan.kube.errors import ApiError
 from sampan.kube.informer import Informer
 from sampan.kube.kinds import Resource
-from sampan.kube.objects import Object, controller_of, is_deleting, name_of, namespace_of
+from sampan.kube.objects import Object, controller_of, is_deleting, name_of, namespace_of, parse_time
 
 MANAGER = "sampan"
 _FIRST = ("Namespace", "CustomResourceDefinition")
@@ -115,9 +115,21 @@ def is_rolled_out(obj: Object) -> bool:
 
 
 class Watcher:
-    """Follows the workloads and pods of some namespaces while they come up."""
+    """Follows the workloads and pods of some namespaces while they come up.
 
-    def __init__(self, client: Client, view: View, objects: list[Object], default_namespace: str = "default") -> None:
+    `started` is when the cluster process began (seconds since the epoch): what pods of an earlier life say is not
+    believed until their containers run again.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        view: View,
+        objects: list[Object],
+        default_namespace: str = "default",
+        started: float | None = None,
+    ) -> None:
+        self._started = started
         self._client = client
         self._view = view
         self._wanted = {
@@ -159,7 +171,19 @@ class Watcher:
             for informer in self._informers[:-1]
             for obj in informer.list()
         }
-        return all(identity in present and is_rolled_out(present[identity]) for identity in self._wanted)
+        if not all(identity in present and is_rolled_out(present[identity]) for identity in self._wanted):
+            return False
+        return self._started is None or all(self._believed(pod) for pod in self.pods())
+
+    def _believed(self, pod: Object) -> bool:
+        """Whether a pod that must run does, in this life of the cluster."""
+        owner = controller_of(pod)
+        if is_deleting(pod) or owner is None or owner["kind"] not in {"ReplicaSet", "StatefulSet", "DaemonSet"}:
+            return True
+        states = [status.get("state") or {} for status in (pod.get("status") or {}).get("containerStatuses") or ()]
+        begun = [parse_time(state["running"]["startedAt"]).timestamp() for state in states if "running" in state]
+        # whole seconds: one that started in the second in which the cluster did is of this life
+        return is_ready(pod) and bool(begun) and min(begun) >= int(self._started or 0)
 
     async def _why(self, timeout: float) -> str:
         lines = [f"not Ready within {timeout:.0f} s"]

@@ -175,7 +175,8 @@ class _Up:
             for gone in await deploy.prune(client, self._project.application.name, self._namespace, self._objects):
                 self._view.say(f"removed {gone}", event="removed", object=gone)
         self._view.say(f"{len(self._objects)} objects applied ({time.monotonic() - began:.2f} s)", event="applied")
-        watcher = deploy.Watcher(client, self._view, self._objects, self._namespace)
+        started = self._process.info().get("started") if self._ours else None
+        watcher = deploy.Watcher(client, self._view, self._objects, self._namespace, started)
         try:
             await watcher.until_ready(self._arguments.timeout)
         finally:

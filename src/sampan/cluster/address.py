@@ -100,6 +100,19 @@ def free_port(host: str, preferred: int, attempts: int = 200) -> int:
         return int(probe.getsockname()[1])
 
 
+def reserve_port(preferred: int, attempts: int = 200) -> tuple[int, socket.socket]:
+    """A free TCP port of 127.0.0.1 from `preferred` on, and a UDP socket on the same number: while it is open, no other
+    cluster chooses this port, though nobody listens there yet. Raises OSError."""
+    for port in range(preferred, preferred + attempts):
+        holder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError, OverflowError):
+            holder.bind(("127.0.0.1", port))
+            if can_bind("127.0.0.1", port) is None:
+                return port, holder
+        holder.close()
+    raise OSError(f"no free port on 127.0.0.1 between {preferred} and {preferred + attempts}")
+
+
 def can_bind(host: str, port: int) -> OSError | None:
     """None when a TCP listener could be opened there now, else the error that says why not."""
     with socket.socket() as probe:

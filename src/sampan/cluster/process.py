@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sampan.cluster.address import Slice, acquire, free_port
+from sampan.cluster.address import Slice, acquire, free_port, reserve_port
 
 if TYPE_CHECKING:
     from sampan.cluster.kubelet.zygote import Zygote
@@ -96,6 +97,7 @@ class Cluster:
         self._zygote = zygote
         self._stops: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
         self._slice: Slice | None = None
+        self._held: list[socket.socket] = []
         self.info: dict[str, Any] = {}
 
     async def run(self) -> None:
@@ -139,7 +141,8 @@ class Cluster:
         server = f"https://127.0.0.1:{port}"
         api.write_kubeconfig(self.directory / "kubeconfig", server)
         # The ingress port is known before Envoy listens, so that cluster.json is complete from its first version.
-        ingress = self._ingress_port()
+        ingress = self._reserve("ingress-port", 8080)
+        self._reserve("ingress-tls-port", 8443)
         self.info = {
             "pid": os.getpid(),
             "server": server,
@@ -204,6 +207,8 @@ class Cluster:
                 log.exception("stopping: %s failed", name)
             log.info("stopped: %s (%.0f ms)", name, 1000 * (time.monotonic() - began))
         await asyncio.to_thread(self._zygote.stop)
+        for holder in self._held:
+            holder.close()
         if self._slice:
             self._slice.close()
 
@@ -218,14 +223,15 @@ class Cluster:
             self._write("port", f"{port}\n")
         return port
 
-    def _ingress_port(self) -> int:
-        folder = self.directory / "proxy"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        preferred = 8080
+    def _reserve(self, name: str, preferred: int) -> int:
+        """A port for the proxy, the kept one if it is free; held against other clusters until this one ends."""
+        record = self.directory / "proxy" / name
+        record.parent.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(OSError, ValueError):
-            preferred = int((folder / "ingress-port").read_text())
-        port = free_port("127.0.0.1", preferred)
-        self._write("proxy/ingress-port", f"{port}\n")
+            preferred = int(record.read_text())
+        port, holder = reserve_port(preferred)
+        self._held.append(holder)
+        self._write(f"proxy/{name}", f"{port}\n")
         return port
 
     def _write(self, name: str, text: str) -> None:

@@ -1,0 +1,170 @@
+"""`sampan up` and what follows, on a real cluster: two small services, without database or broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SYSTEM = """
+from sampan import Application, Service
+web = Service("web", asgi="tiny.web:app", public="/")
+api = Service("api", asgi="tiny.api:app", public="/api")
+tiny = Application("tiny", services=[web, api])
+"""
+APP = """
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"%s"})
+"""
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+    return value
+
+
+class Site:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "sampan", *arguments]
+        return subprocess.run(command, cwd=self.directory, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def write(self, service: str, answer: str) -> None:
+        (self.directory / f"tiny/{service}.py").write_text(APP % answer)
+
+    def fetch(self, path: str) -> str:
+        info = json.loads((self.directory / ".sampan/cluster.json").read_text())
+        try:
+            with urllib.request.urlopen(info["ingress"] + path, timeout=5) as reply:
+                return str(reply.read().decode())
+        except urllib.error.URLError as error:
+            return str(error)
+
+    def pods(self) -> dict[str, str]:
+        """Ready pods: name -> service."""
+        found = json.loads(self.run("status", "--json").stdout)
+        return {pod["name"]: pod["name"].split("-")[0] for pod in found["pods"] if pod["ready"]}
+
+    def processes(self) -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                except OSError:
+                    continue
+                if str(self.directory / ".sampan").encode() in text:
+                    found.append(entry.name)
+        return found
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    # Not under /tmp: every pod has a /tmp of its own.
+    directory = Path(tempfile.mkdtemp(prefix="sampan-test-", dir="/var/tmp"))
+    (directory / "tiny").mkdir()
+    (directory / "tiny/__init__.py").touch()
+    (directory / "tiny/system.py").write_text(SYSTEM)
+    made = Site(directory)
+    made.write("web", "web one")
+    made.write("api", "api one")
+    yield made
+    made.run("down")
+    until(lambda: not made.processes(), 10, "every process has ended")
+    shutil.rmtree(directory)
+
+
+def test_in_the_foreground_an_edit_rolls_one_service_and_ctrl_c_ends_it(site: Site) -> None:
+    log = (site.directory / "up.txt").open("w")
+    command = [sys.executable, "-m", "sampan", "up", "--timeout", "40"]
+    child = subprocess.Popen(command, cwd=site.directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    log.close()
+    try:
+        said = lambda: (site.directory / "up.txt").read_text()  # noqa: E731
+        until(lambda: "Ctrl-C stops it" in said() or child.poll() is not None, 50, "up is up")
+        assert child.poll() is None, said()
+        assert (site.fetch("/"), site.fetch("/api/x")) == ("web one", "api one")
+        before = site.pods()
+        time.sleep(0.5)
+        site.write("web", "web two")
+        until(lambda: site.fetch("/") == "web two", 30, "the edit is served")
+        until(lambda: said().count("all Ready") == 2, 30, "the rolling update is over")
+        after = site.pods()
+        assert {name for name, of in before.items() if of == "api"} == {n for n, of in after.items() if of == "api"}
+        assert {name for name, of in before.items() if of == "web"} != {n for n, of in after.items() if of == "web"}
+        (site.directory / "tiny/system.py").write_text("this is not Python\n")
+        until(lambda: "not updated" in said(), 15, "the mistake is shown")
+        assert site.fetch("/") == "web two"
+    finally:
+        child.send_signal(signal.SIGINT)
+        code = child.wait(40)
+    assert code == 130, said()
+    until(lambda: not site.processes(), 5, "nothing is left running")
+    assert (site.directory / ".sampan/cluster.db").exists()
+
+
+def test_detached_updated_pruned_killed_and_gone(site: Site) -> None:
+    up = site.run("up", "--detach", "--json", "--timeout", "40")
+    assert up.returncode == 0, up.stdout + up.stderr
+    events = [json.loads(line)["event"] for line in up.stdout.splitlines()]
+    assert {"cluster", "applied", "pod", "ready", "route", "kubeconfig"} <= set(events)
+    assert site.fetch("/") == "web one"
+    assert "web-" in site.run("logs", "web").stdout
+
+    (site.directory / "tiny/system.py").write_text(SYSTEM.replace("services=[web, api]", "services=[web]"))
+    again = site.run("up", "--detach", "--timeout", "40")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "removed Deployment api" in again.stdout
+    until(lambda: set(site.pods().values()) == {"web"}, 20, "the service that is gone has no pod")
+
+    os.kill(json.loads((site.directory / ".sampan/cluster.json").read_text())["pid"], signal.SIGKILL)
+    after = site.run("up", "--detach", "--timeout", "40")
+    assert after.returncode == 0, after.stdout + after.stderr
+    assert site.fetch("/") == "web one"
+
+    assert site.run("down", "--delete").returncode == 0
+    assert not (site.directory / ".sampan").exists()
+
+
+def test_what_does_not_come_up_says_why(site: Site) -> None:
+    manifest = site.directory / "alien.yaml"
+    manifest.write_text(
+        """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: alien}
+spec:
+  selector: {matchLabels: {app: alien}}
+  template:
+    metadata: {labels: {app: alien}}
+    spec: {containers: [{name: main, image: "example.com/alien:1"}]}
+"""
+    )
+    done = site.run("up", "alien.yaml", "--detach", "--timeout", "4")
+    assert done.returncode == 1
+    assert "example.com/alien:1" in done.stderr
+    assert "not Ready within 4 s" in done.stderr
+    manifest.write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: 1, b: [2]}\n")
+    refused = site.run("up", "alien.yaml", "--detach")
+    assert refused.returncode == 2
+    assert "ConfigMap c" in refused.stderr
