@@ -45,6 +45,12 @@ def test_valid_objects_pass() -> None:
     assert schema.unknown_fields(DEPLOYMENT, deployment(replicas=1)) == []
 
 
+def test_a_status_may_leave_out_its_zeros() -> None:
+    node = schema.load().definition("io.k8s.api.core.v1.Node")
+    info = {"nodeInfo": {"architecture": "x"}, "conditions": [{"type": "Ready"}]}
+    assert schema.validate(node, {"metadata": {"name": "n"}, "status": info}) == []
+
+
 def test_unknown_fields_have_paths() -> None:
     obj = deployment(foo=1)
     obj["spec"]["template"]["spec"]["containers"][0]["bar"] = {}

@@ -263,11 +263,12 @@ def _validate_number(schema: Schema, value: float, path: str, causes: list[Cause
 
 
 def _validate_object(schema: Schema, value: dict[str, Any], path: str, causes: list[Cause]) -> None:
-    causes += [
-        Cause(_join(path, name), "Required value", "FieldValueRequired")
-        for name in schema.required
-        if value.get(name) is None and (name not in value or not schema.structural)
-    ]
+    if schema.required and (schema.structural or not path.startswith("status")):  # built-in status: zeros are left out
+        causes += [
+            Cause(_join(path, name), "Required value", "FieldValueRequired")
+            for name in schema.required
+            if value.get(name) is None and (name not in value or not schema.structural)
+        ]
     if schema.structural:
         _limits(schema.raw, _OBJECT_LIMITS, len(value), value, path=path, causes=causes)
     if schema.embedded:
