@@ -94,31 +94,35 @@ def site() -> Iterator[Site]:
     shutil.rmtree(directory)
 
 
+def said(site: Site) -> str:
+    return (site.directory / "up.txt").read_text()
+
+
 def test_in_the_foreground_an_edit_rolls_one_service_and_ctrl_c_ends_it(site: Site) -> None:
     log = (site.directory / "up.txt").open("w")
     command = [sys.executable, "-m", "sampan", "up", "--timeout", "40"]
     child = subprocess.Popen(command, cwd=site.directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     log.close()
     try:
-        said = lambda: (site.directory / "up.txt").read_text()  # noqa: E731
-        until(lambda: "Ctrl-C stops it" in said() or child.poll() is not None, 50, "up is up")
-        assert child.poll() is None, said()
+        until(lambda: "Ctrl-C stops it" in said(site) or child.poll() is not None, 50, "up is up")
+        assert child.poll() is None, said(site)
         assert (site.fetch("/"), site.fetch("/api/x")) == ("web one", "api one")
         before = site.pods()
         time.sleep(0.5)
         site.write("web", "web two")
         until(lambda: site.fetch("/") == "web two", 30, "the edit is served")
-        until(lambda: said().count("all Ready") == 2, 30, "the rolling update is over")
+        until(lambda: said(site).count("all Ready") == 2, 30, "the rolling update is over")
         after = site.pods()
         assert {name for name, of in before.items() if of == "api"} == {n for n, of in after.items() if of == "api"}
         assert {name for name, of in before.items() if of == "web"} != {n for n, of in after.items() if of == "web"}
         (site.directory / "tiny/system.py").write_text("this is not Python\n")
-        until(lambda: "not updated" in said(), 15, "the mistake is shown")
+        until(lambda: "not updated" in said(site) or child.poll() is not None, 15, "the mistake is shown")
+        assert "not updated" in said(site), said(site)
         assert site.fetch("/") == "web two"
     finally:
         child.send_signal(signal.SIGINT)
         code = child.wait(40)
-    assert code == 130, said()
+    assert code == 130, said(site)
     until(lambda: not site.processes(), 5, "nothing is left running")
     assert (site.directory / ".sampan/cluster.db").exists()
 

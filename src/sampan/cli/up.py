@@ -138,6 +138,7 @@ class _Up:
 
     async def _bring_up(self, info: dict[str, Any]) -> int:
         from sampan.kube.client import Client
+        from sampan.kube.errors import ApiError
         from sampan.kube.https import HttpsTransport
 
         loop = asyncio.get_running_loop()
@@ -154,6 +155,8 @@ class _Up:
             await self._stay(client)
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+        except ApiError as error:
+            raise Failure(f"the cluster refused: {error}") from error
         except OSError as error:
             raise Failure(f"lost the cluster: {error}\n{self._process.log_end()}") from error
         finally:
@@ -250,6 +253,8 @@ class _Up:
     async def _follow_sources(self, client: Client) -> None:
         from watchfiles import DefaultFilter, awatch
 
+        from sampan.kube.errors import ApiError
+
         assert self._project is not None
         ignored = sorted({*DefaultFilter.ignore_dirs, *project.IGNORED})
         directory = self._project.directory
@@ -259,7 +264,7 @@ class _Up:
             try:
                 self._reload()
                 await self._deploy(client)
-            except Failure as failure:
+            except (Failure, ApiError, OSError) as failure:
                 self._view.say(f"not updated: {failure}", event="failed")  # the version before goes on running
 
     def _reload(self) -> None:
