@@ -212,7 +212,3 @@ def test_custom_kinds_offer_no_strategic_merge() -> None:
         "application/json-patch+json",
         "application/merge-patch+json",
     ]
-
-
-def test_the_document_of_version_2_is_well_formed() -> None:
-    assert openapi.version_2() == b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.36.0\x42\x00"

@@ -286,21 +286,3 @@ def document(
         "paths": dict(sorted(paths.items())),
         "components": {"schemas": dict(sorted(components.items()))},
     }
-
-
-VERSION_2_TYPE = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
-"""The Content-Type of `/openapi/v2`; clients ask for it with `@v1.0`, which no media type may hold."""
-
-
-def version_2() -> bytes:
-    """The body of `/openapi/v2`: a valid document without definitions.
-
-    Clients before 1.29 refuse to `apply` or `explain` when it is missing, then go by version 3 for everything in it. It
-    is the protobuf message `openapi.v2.Document`: swagger (1), info (2: title 1, version 2), paths (8).
-    """
-
-    def part(number: int, data: bytes) -> bytes:
-        return bytes((number << 3 | 2, len(data))) + data
-
-    info = part(1, b"Kubernetes") + part(2, f"v{schema.load().version}.0".encode())
-    return part(1, b"2.0") + part(2, info) + part(8, b"")
