@@ -34,6 +34,27 @@ def test_traceparent(header: str, expected: object) -> None:
     assert parse_traceparent(header) == expected
 
 
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"b3": f"{TRACE}-{SPAN}-1-05e3ac9a4f6e3b90"}, (TRACE, SPAN, True)),
+        ({"b3": f"{TRACE}-{SPAN}-0"}, (TRACE, SPAN, False)),
+        ({"b3": f"{TRACE}-{SPAN}-d"}, (TRACE, SPAN, True)),
+        ({"b3": f"{SPAN}-{SPAN}"}, ("0" * 16 + SPAN, SPAN, True)),
+        ({"x-b3-traceid": TRACE, "x-b3-spanid": SPAN, "x-b3-sampled": "0"}, (TRACE, SPAN, False)),
+        ({"x-b3-traceid": TRACE}, None),
+        ({"b3": "0"}, None),
+        ({"b3": "x-y-z"}, None),
+    ],
+)
+def test_b3(headers: dict[str, str], expected: tuple[str, str, bool] | None) -> None:
+    context = from_headers(headers)
+    if expected is None:
+        assert context.parent_id == ""
+    else:
+        assert (context.trace_id, context.parent_id, context.sampled) == expected
+
+
 @given(st.text(max_size=80))
 def test_any_header_is_read_without_an_error(text: str) -> None:
     context = from_headers({"traceparent": text, "x-request-timeout-ms": text})

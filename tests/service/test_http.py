@@ -84,17 +84,19 @@ async def test_routes_are_labels_and_context_is_there(serving: Any) -> None:
             body = await reply.json()
             assert reply.headers["x-request-id"] == trace
         assert (body["id"], body["trace"], body["baggage"]) == (7, trace, "a=1") and 4 < body["left"] <= 5
+        async with http.get("/users/7", headers={"x-b3-traceid": trace, "x-b3-spanid": "b7ad6b7169203331"}) as reply:
+            assert (await reply.json())["trace"] == trace
         for path in ("/users/8", "/items/a/parts/b", "/users/x", "/nowhere", "/stream"):
             async with http.get(path) as reply:
                 await reply.read()
         await asyncio.sleep(0.01)
         values = served.middleware.requests.values
-        assert values[("GET", "/users/{user_id}", "200")] == 2
+        assert values[("GET", "/users/{user_id}", "200")] == 3
         assert values[("GET", "/users/{user_id}", "422")] == 1
         assert values[("GET", "/items/{item_id}/parts/{part}", "200")] == 1
         assert values[("GET", "(unmatched)", "404")] == 1
         assert values[("GET", "/stream", "200")] == 1
-        assert served.middleware.durations.count("GET", "/users/{user_id}") == 3
+        assert served.middleware.durations.count("GET", "/users/{user_id}") == 4
 
 
 async def test_the_deadline_ends_the_work_and_an_error_is_logged_once(serving: Any) -> None:

@@ -17,6 +17,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from sampan.service.telemetry.context import (
+    B3,
+    B3_SAMPLED,
+    B3_SPAN,
+    B3_TRACE,
     BAGGAGE,
     CURRENT,
     REQUEST_ID,
@@ -26,6 +30,7 @@ from sampan.service.telemetry.context import (
     Context,
     new_span_id,
     new_trace_id,
+    parse_b3,
     parse_timeout,
     parse_traceparent,
 )
@@ -41,9 +46,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Endpoint = Callable[[], Awaitable[tuple[int, str, bytes]]]  # -> status, content type, body
 
-_WANTED: Final = {
-    name.encode(): name for name in (TRACEPARENT, TRACESTATE, BAGGAGE, REQUEST_ID, TIMEOUT_MS, "user-agent")
-}
+_READ: Final = (TRACEPARENT, TRACESTATE, BAGGAGE, REQUEST_ID, TIMEOUT_MS, B3, B3_TRACE, B3_SPAN, B3_SAMPLED)
+_WANTED: Final = {name.encode(): name for name in (*_READ, "user-agent")}
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
 _IDENTIFIER: Final = re.compile(r"/(?:\d+|[0-9a-fA-F-]{8,}|[^/]{40,})(?=/|$)")
 _MAX_PATHS: Final = 200  # different path labels of an application without route templates
@@ -191,6 +195,8 @@ class Middleware:
             trace = new_trace_id()
             return Context(trace, new_span_id(), request_id=trace), ""
         parsed = parse_traceparent(found[TRACEPARENT]) if TRACEPARENT in found else None
+        if parsed is None and (B3 in found or B3_TRACE in found):
+            parsed = parse_b3(found)
         trace, parent, sampled = parsed or (new_trace_id(), "", True)
         request_id = found.get(REQUEST_ID, "")
         if not request_id or len(request_id) > 128 or not request_id.isprintable():

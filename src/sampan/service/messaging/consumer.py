@@ -175,7 +175,7 @@ class Consumer:
                 await message.ack()
             except Exception as error:
                 attributes = {"topic": self.topic, "group": self.group, "event_id": event_id, "delivery": delivery}
-                if delivery >= self.attempts:
+                if delivery >= self.attempts and await self._database_answers():
                     log.error("event handler failed for the last time", exc_info=error, extra=attributes)
                     outcome = await self._set_aside(message, event_id, delivery, error)
                 else:
@@ -198,6 +198,17 @@ class Consumer:
             if not await enter(session, f"{self.topic}/{self.group}", event_id):
                 raise Duplicate
             await self.handler(event, session)
+
+    async def _database_answers(self) -> bool:
+        """False while the database is away: a failure then says nothing about the event, which has to wait for it."""
+        if self.database is None:
+            return True
+        try:
+            async with asyncio.timeout(2):
+                await self.database.check()
+        except Exception:
+            return False
+        return True
 
     async def _with_heartbeat(self, message: Msg, work: Awaitable[None]) -> None:
         """Run `work`, telling the broker now and then that it is still in hand."""

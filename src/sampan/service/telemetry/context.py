@@ -12,6 +12,7 @@ TRACESTATE: Final = "tracestate"
 BAGGAGE: Final = "baggage"
 REQUEST_ID: Final = "x-request-id"
 TIMEOUT_MS: Final = "x-request-timeout-ms"
+B3, B3_TRACE, B3_SPAN, B3_SAMPLED = "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled"
 
 _HEX = frozenset("0123456789abcdef")
 _getrandbits = random.getrandbits
@@ -86,9 +87,24 @@ def parse_traceparent(value: str) -> tuple[str, str, bool] | None:
     return trace, parent, bool(int(flags, 16) & 1)
 
 
+def parse_b3(headers: dict[str, str]) -> tuple[str, str, bool] | None:
+    """Like `parse_traceparent`, from B3: the one header `b3`, or `x-b3-traceid` and its companions.
+
+    A 64-bit trace id is filled up with zeros on the left. https://github.com/openzipkin/b3-propagation
+    """
+    single = headers.get(B3, "").split("-")
+    if len(single) >= 2:
+        trace, span, sampled = single[0], single[1], single[2] if len(single) > 2 else ""
+    else:
+        trace, span, sampled = headers.get(B3_TRACE, ""), headers.get(B3_SPAN, ""), headers.get(B3_SAMPLED, "")
+    trace = trace.lower().rjust(32, "0") if len(trace) in (16, 32) else ""
+    parsed = parse_traceparent(f"00-{trace}-{span.lower()}-01")
+    return None if parsed is None else (parsed[0], parsed[1], sampled not in ("0", "false"))
+
+
 def from_headers(headers: dict[str, str]) -> Context:
     """The context of work that arrived with `headers` (lower-case names); a new trace when none came."""
-    parsed = parse_traceparent(headers.get(TRACEPARENT, ""))
+    parsed = parse_traceparent(headers.get(TRACEPARENT, "")) or parse_b3(headers)
     if parsed is None:
         trace, parent, sampled, state = new_trace_id(), "", True, ""
     else:
