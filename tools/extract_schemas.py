@@ -39,7 +39,6 @@ LENIENT = {
     "io.k8s.api.networking.v1.NetworkPolicySpec": {"podSelector"},
     "io.k8s.api.core.v1.LimitRangeSpec": {"limits"},
     "io.k8s.api.core.v1.Event": {"metadata"},
-    "io.k8s.api.rbac.v1.RoleRef": {"apiGroup"},
     "io.k8s.api.core.v1.Binding": {"metadata"},
 }
 
