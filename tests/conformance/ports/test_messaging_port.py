@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -205,6 +206,18 @@ async def test_a_failing_handler_is_retried_then_the_event_is_set_aside(broker: 
     assert message.data == b'{"number":1,"note":""}'
     assert (message.headers or {})["sampan-error"] == "ValueError: cannot be"
     assert (message.headers or {})["sampan-deliveries"] == "3"
+
+
+async def test_a_database_that_is_away_sets_no_event_aside(broker: Broker, name: str) -> None:
+    with socket.socket() as closed:  # bound, so that nobody else takes it, and never listening
+        closed.bind(("127.0.0.1", 0))
+        uri = f"mysql://u:p@127.0.0.1:{closed.getsockname()[1]}/x"
+        away = SqlDatabase("away", Binding("database-away", "mysql", uri, {}))
+        await BrokerTopic(name, Placed, broker).publish(Placed(1))
+        async with consuming(broker, name, record, database=away, attempts=2) as consumer:
+            await eventually(lambda: consumer.consumed.value(name, "g", "failed") >= 4)
+            assert consumer.consumed.value(name, "g", "dead") == 0
+        await away.close()
 
 
 async def test_a_payload_that_does_not_decode_is_set_aside_at_once(broker: Broker, name: str) -> None:
