@@ -115,7 +115,8 @@ async def test_a_volume_over_the_images_directory_leaves_it_visible(node: Any, t
     container: dict[str, Any] = {"image": "own", "args": ["-c", "cat file; ls /tmp; sleep 100"]}
     container["volumeMounts"] = [{"name": "t", "mountPath": "/tmp"}]
     await node.pod("own", container, volumes=[{"name": "t", "emptyDir": {}}])
-    await node.says("own", f"mine{tmp_path.parts[2]}\n")
+    await node.says("own", "mine")
+    assert node.directory.name not in await node.text("own")  # the rest of the host's /tmp is covered
 
 
 async def test_a_missing_config_map_is_waited_for(node: Any) -> None:

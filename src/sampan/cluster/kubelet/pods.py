@@ -192,7 +192,10 @@ class PodWorker:
                 return
             except (ConfigError, ApiError, OSError) as error:
                 message = f"MountVolume.SetUp failed: {error}"
-                self.services.recorder.warning(self.pod, "FailedMount", message)
+                if (
+                    delay > 0.2
+                ):  # a claim is often bound, a ConfigMap created, just after the pod: say it the second time
+                    self.services.recorder.warning(self.pod, "FailedMount", message)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._refresh.wait(), delay)
             delay = min(delay * 2, 10.0)

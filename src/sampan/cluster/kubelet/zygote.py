@@ -20,7 +20,7 @@ LIBRARIES = (
     "asyncio", "msgspec", "json", "logging", "ssl", "uvloop", "uvicorn", "uvicorn.protocols.http.httptools_impl",
     "uvicorn.lifespan.on", "httptools", "starlette.applications", "pydantic", "fastapi", "sqlalchemy",
     "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.mysql.asyncmy", "sqlalchemy.dialects.sqlite.aiosqlite", "aiohttp",
-    "nats", "redis.asyncio", "asyncmy", "aiosqlite", "alembic",
+    "nats", "redis.asyncio", "asyncmy", "aiosqlite", "alembic", "sampan.service.preload",
 )  # fmt: skip
 
 
