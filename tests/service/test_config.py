@@ -15,6 +15,7 @@ from sampan.service import bindings
 from sampan.service.bindings import Binding, BindingError
 from sampan.service.buckets import FileBucket
 from sampan.service.config import FileConfig, FileSecret, typed
+from sampan.service.data.database import SqlDatabase
 from sampan.service.telemetry.logs import Redactor
 from sampan.service.telemetry.metrics import Registry
 
@@ -153,3 +154,12 @@ async def test_file_bucket(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="not a key"):
             await bucket.put(key, b"")
     assert not os.path.exists(tmp_path / "out")  # noqa: PTH110
+
+
+@pytest.mark.parametrize(
+    "uri", ["mysql://u:s3cret@host:port/x", "mysql://u:s3cret@host:3306", "sqlite://", "redis://:s3cret@x"]
+)
+def test_a_wrong_database_uri_is_refused_without_its_password(uri: str) -> None:
+    with pytest.raises(BindingError) as caught:
+        SqlDatabase("d", Binding("database-d", uri.partition(":")[0], uri))
+    assert "database-d" in str(caught.value) and "s3cret" not in str(caught.value)

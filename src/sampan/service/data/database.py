@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -29,8 +30,11 @@ _SQLITE_BUSY_MS: Final = 10_000
 
 def engine_url(binding: Binding) -> URL:
     require_type(binding, DRIVERS)
-    url = make_url(binding.uri)
-    url = url.set(drivername=DRIVERS[binding.type])
+    try:
+        url = make_url(binding.uri).set(drivername=DRIVERS[binding.type])
+    except (ArgumentError, ValueError):
+        # without the cause, which may quote the uri and with it the password
+        raise BindingError(f"the uri of binding {binding.name} is not a database URL") from None
     if binding.type == "sqlite":
         if not url.database or url.database == ":memory:":
             raise BindingError(f"binding {binding.name}: an SQLite database that processes share must be a file")
