@@ -11,7 +11,7 @@ import aiohttp
 
 
 class Load:
-    """Places `rate` orders a second at `url` until the block ends. `acknowledged`: ids answered with 201; `failures`: what
+    """Places `rate` orders a second at `url` until the block ends. `acknowledged`: ids answered 201; `failures`: what
     else was answered. Every order has its own idempotency key and is tried once: a failed request is seen as such."""
 
     def __init__(self, url: str, rate: float = 20) -> None:
