@@ -172,3 +172,17 @@ spec:
     refused = site.run("up", "alien.yaml", "--detach")
     assert refused.returncode == 2
     assert "ConfigMap c" in refused.stderr
+
+
+def test_what_init_writes_runs(site: Site) -> None:
+    shutil.rmtree(site.directory / "tiny")
+    assert site.run("init").returncode == 0
+    up = site.run("up", "--detach", "--timeout", "45")
+    assert up.returncode == 0, up.stdout + up.stderr
+    info = json.loads((site.directory / ".sampan/cluster.json").read_text())
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(info["ingress"] + "/api/notes", b'{"text": "hello"}', headers)
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        assert reply.status == 201
+    assert json.loads(site.fetch("/api/notes")) == [{"id": 1, "text": "hello"}]
+    until(lambda: "note 1 was written" in site.run("logs", "notes").stdout, 10, "the event is consumed")

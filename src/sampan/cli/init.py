@@ -100,6 +100,7 @@ async def write(note: NewNote, session: Annotated[AsyncSession, Depends(notes_db
     statement = text("INSERT INTO notes (text) VALUES (:text) RETURNING id")
     number = (await session.execute(statement, {{"text": note.text}})).scalar_one()
     await written.publish(NoteWritten(number, note.text), session)  # with the row, or not at all
+    await session.commit()
     return {{"id": number, "text": note.text}}
 
 
