@@ -199,6 +199,18 @@ async def test_a_privileged_port_says_how_to_allow_it_and_answers_elsewhere(
     assert "port 10080" in message
 
 
+async def _refused(host: str, port: int) -> bool:
+    """Whether connections come to be refused: a worker closes its socket a moment after the listener is gone."""
+    for _ in range(100):
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except ConnectionRefusedError:
+            return True
+        writer.close()
+        await asyncio.sleep(0.02)
+    return False
+
+
 async def test_a_tcp_port_with_nobody_behind_refuses_and_open_connections_stay(
     proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_
 ) -> None:
@@ -209,8 +221,7 @@ async def test_a_tcp_port_with_nobody_behind_refuses_and_open_connections_stay(
     for _ in range(3):
         objects.put(kinds.ENDPOINT_SLICE, empty)
         assert await proxy.settled()
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(ip, 5432)
+        assert await _refused(ip, 5432)
         objects.put(kinds.ENDPOINT_SLICE, make.slice_of("db", [backend], port="sql"))
         await asyncio.sleep(0.02)
         assert await proxy.settled()

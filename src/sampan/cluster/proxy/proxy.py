@@ -152,11 +152,13 @@ class Proxy:
         waiting = [(f"cluster.{name}", self._versions[name]) for name in names if name in self._versions]
         return await self.envoy.applied(waiting, timeout) if waiting else True
 
-    async def settled(self, timeout: float = 2.0) -> bool:
+    async def settled(self, timeout: float = 5.0) -> bool:
         """Wait until Envoy has applied everything known here. For tests and for `up`."""
         for informer in self._informers:
             await informer.wait_synced(timeout)
         await asyncio.sleep(3 * _COALESCE)
+        while self._wake.is_set():  # noqa: ASYNC110 (cleared by `_run`, which has no event for it)
+            await asyncio.sleep(_COALESCE)
         wanted = [(f"cluster.{name}", version) for name, version in self._versions.items()]
         wanted += list(self._file_versions.items())
         return await self.envoy.applied(wanted, timeout)
