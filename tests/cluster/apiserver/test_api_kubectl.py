@@ -48,7 +48,7 @@ spec:
           status: {type: object, properties: {replicas: {type: integer}}}
 """
 
-INSTANCE = "{apiVersion: example.com/v1, kind: CronTab, metadata: {name: one}, spec: {cron: '* *', replicas: 1}}"
+INSTANCE = "---\n{apiVersion: example.com/v1, kind: CronTab, metadata: {name: one}, spec: {cron: '* *', replicas: 1}}"
 
 
 @pytest.mark.parametrize("kubectl", PROGRAMS, indirect=True)
@@ -107,9 +107,9 @@ async def test_custom_kinds(kubectl: Any) -> None:
 
 @pytest.mark.parametrize("kubectl", PROGRAMS, indirect=True)
 async def test_strict_validation_and_conflicts_are_told(kubectl: Any) -> None:
-    bad = "{apiVersion: v1, kind: ConfigMap, metadata: {name: bad}, dat: {}}"
+    bad = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: bad}, dat: {}}"
     assert 'unknown field "dat"' in await kubectl("create", "-f", "-", stdin=bad, fails=True)
-    good = "{apiVersion: v1, kind: ConfigMap, metadata: {name: good}, data: {k: a}}"
+    good = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: good}, data: {k: a}}"
     await kubectl("apply", "--server-side", "--field-manager=one", "-f", "-", stdin=good)
     other = good.replace("k: a", "k: b")
     told = await kubectl("apply", "--server-side", "--field-manager=two", "-f", "-", stdin=other, fails=True)

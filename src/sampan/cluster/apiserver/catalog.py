@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from sampan.cluster.apiserver.columns import Column
     from sampan.kube.schema import Schema
 
+WHO_AM_I_BETA = Resource(
+    "authentication.k8s.io", "v1beta1", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview", False,
+    verbs=kinds.CREATE,
+)  # fmt: skip
+"""What kubectl 1.27 asks for `auth whoami`."""
+
 GENERATION = {
     ("", "Pod"), ("", "ReplicationController"), ("apps", "Deployment"), ("apps", "ReplicaSet"), ("apps", "StatefulSet"),
     ("apps", "DaemonSet"), ("batch", "Job"), ("batch", "CronJob"), ("policy", "PodDisruptionBudget"),
@@ -126,7 +132,7 @@ class Catalog:
     """Lookup by path. Custom kinds come and go with `set_custom`."""
 
     def __init__(self) -> None:
-        self._kinds = {(r.group, r.version, r.plural): Kind(r) for r in kinds.BUILTIN}
+        self._kinds = {(r.group, r.version, r.plural): Kind(r) for r in (*kinds.BUILTIN, WHO_AM_I_BETA)}
         self._custom: dict[str, list[Kind]] = {}
         self.generation = 0
         """Changes when the catalog does; discovery and OpenAPI are remade then."""

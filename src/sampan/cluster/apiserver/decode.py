@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,6 +17,9 @@ PROTOBUF = "application/vnd.kubernetes.protobuf"
 JSON_TYPES = {"application/json", "", "*/*", "application/json-patch+json", "application/merge-patch+json",
               "application/strategic-merge-patch+json"}  # fmt: skip
 YAML_TYPES = {"application/yaml", "application/apply-patch+yaml"}
+_encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+_decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+
 MAX_NODES = 500_000
 MAX_DEPTH = 200
 FIELD_VALIDATION = ("Strict", "Warn", "Ignore")
@@ -35,7 +39,10 @@ def read_body(call: Call) -> tuple[Any, list[str]]:
     """(value, duplicate field messages). Raises ApiError 400 or 415."""
     body = call.body
     if not isinstance(body, bytes):
-        return json_copy(body), []
+        try:
+            return json_copy(body), []
+        except TypeError as error:
+            raise bad_request(f"the body is not JSON-shaped: {error}") from None
     kind = media_type(call.content_type)
     if kind == PROTOBUF:
         return _read_protobuf(body), []
@@ -50,12 +57,8 @@ def read_body(call: Call) -> tuple[Any, list[str]]:
 
 
 def json_copy(value: Any) -> Any:
-    """A deep copy of a JSON-shaped value."""
-    if value.__class__ is dict:
-        return {key: json_copy(item) for key, item in value.items()}
-    if value.__class__ is list:
-        return [json_copy(item) for item in value]
-    return value
+    """A deep copy of a JSON-shaped value; through its text, which is several times faster than walking it."""
+    return _decode(_encode(value))
 
 
 def _read_json(body: bytes, *, lenient: bool) -> tuple[Any, list[str]]:
@@ -170,11 +173,13 @@ def check_object(value: Any) -> Object:
     return value
 
 
-def check_types(kind: Kind, obj: Object) -> None:
-    """400 for a built-in object whose fields have the wrong JSON type: upstream cannot decode such a body."""
+def check_types(call: Call, kind: Kind, obj: Object) -> None:
+    """400 for a built-in object whose fields have the wrong JSON type: upstream cannot decode such a body.
+
+    Calls from within the process go without: validation refuses the same objects, with 422."""
     from sampan.kube import schema
 
-    if kind.crd is None:
+    if kind.crd is None and call.encoded:
         fault = schema.decode_fault(kind.schema, obj, kind.resource.kind, kind.resource.version)
         if fault:
             raise bad_request(fault)

@@ -47,7 +47,7 @@ class Reviews:
         obj = decode.check_object(value)
         kind = call.served
         decode.check_kind(kind, obj)
-        decode.check_types(kind, obj)
+        decode.check_types(call, kind, obj)
         decode.check_fields(call, kind, obj, repeated)
         answer = _ANSWERS.get(kind.resource.kind)
         if answer is None:

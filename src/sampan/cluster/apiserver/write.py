@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from sampan.cluster.apiserver import decode, patching
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
@@ -104,7 +106,7 @@ class Writer:
         def change(current: Object) -> Object:
             patched = decode.check_object(patching.patch(content, current, body, kind.schema))
             decode.check_kind(kind, patched)
-            decode.check_types(kind, patched)
+            decode.check_types(call, kind, patched)
             decode.check_fields(call, kind, patched, repeated)
             return patched
 
@@ -124,7 +126,7 @@ class Writer:
             raise bad_request("the name in the applied object does not match the name on the URL")
         if call.namespace and applied["metadata"].setdefault("namespace", call.namespace) != call.namespace:
             raise bad_request("the namespace in the applied object does not match the namespace on the URL")
-        decode.check_types(kind, applied)
+        decode.check_types(call, kind, applied)
         decode.check_fields(call, kind, applied, repeated)
         wanted_version = applied["metadata"].get("resourceVersion")
 
@@ -151,7 +153,7 @@ class Writer:
         value, repeated = decode.read_body(call)
         obj = decode.check_object(value)
         decode.check_kind(kind, obj)
-        decode.check_types(kind, obj)
+        decode.check_types(call, kind, obj)
         decode.check_fields(call, kind, obj, repeated)
         namespace = obj["metadata"].get("namespace")
         if kind.resource.namespaced:
@@ -227,7 +229,7 @@ class Writer:
             if current is None:
                 raise not_found(resource.plural, call.name, resource.group)
             old = current.object
-            wanted = change(json_copy(kind.outward(old)))
+            wanted = change(kind.outward(msgspec.json.decode(current.encoded)))
             self._check_versions(call, wanted, old)
             new = kind.inward(wanted)
             self._carry_over(call, kind, new, old)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,7 +157,8 @@ class Store:
         self._window = window
         self._compact_every = compact_every
         self._tables: dict[str, Table] = {}
-        self._pending: dict[str, tuple[asyncio.Future[None], Object | None]] = {}
+        self._pending: dict[str, asyncio.Future[None]] = {}
+        self._wanted: dict[str, dict[str, Object | None]] = {}
         self._tombstones: dict[str, int] = {}
         self._waiting: dict[int, tuple[str, Event, asyncio.Future[Entry]]] = {}
         self._closed = False
@@ -191,7 +192,7 @@ class Store:
         """
         path = f"{table}:{key}"
         while path in self._pending:
-            await asyncio.wait({self._pending[path][0]})
+            await asyncio.wait({self._pending[path]})
         if self._closed:
             raise ApiError(503, "ServiceUnavailable", "the API server is shutting down")
         current = self.table(table).get(key)
@@ -217,16 +218,16 @@ class Store:
         previous = current.revision if current else self._tombstones.get(path, 0)
         done: asyncio.Future[Entry] = self._loop.create_future()
         gate: asyncio.Future[None] = self._loop.create_future()
-        self._pending[path] = (gate, None if removed else obj)
+        self._pending[path] = gate
+        self._wanted.setdefault(table, {})[key] = None if removed else obj
         self._waiting[revision] = (table, Event(revision, kind, entry, current), done)
         self._log.append(Row(revision, path, previous, removed, entry.encoded))
         # A caller that is cancelled leaves; the write itself goes on.
         return await asyncio.shield(done)
 
-    def pending(self, table: str) -> dict[str, Object | None]:
+    def pending(self, table: str) -> Mapping[str, Object | None]:
         """Writes to a table that are not yet durable: key -> object, None for a deletion."""
-        prefix = f"{table}:"
-        return {path[len(prefix) :]: obj for path, (_, obj) in self._pending.items() if path.startswith(prefix)}
+        return self._wanted.get(table) or {}
 
     def _hand_over(self, batch: Batch) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
@@ -236,8 +237,8 @@ class Store:
         touched: set[Table] = set()
         for row in batch.rows:
             name, event, done = self._waiting.pop(row.id)
-            gate, _ = self._pending.pop(row.key)
-            gate.set_result(None)
+            self._pending.pop(row.key).set_result(None)
+            del self._wanted[name][event.entry.key]
             if batch.error is not None:
                 if not done.cancelled():
                     done.set_exception(
