@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from sampan.cluster.apiserver import conversion
 from sampan.cluster.apiserver.strategy import Strategy
 from sampan.kube import kinds
@@ -61,7 +63,10 @@ class Kind:
     @cached_property
     def storage(self) -> Resource:
         """The version objects are stored in."""
-        return self.resource if self.crd is not None else conversion.storage_of(self.resource)
+        if self.crd is None:
+            return conversion.storage_of(self.resource)
+        stored = next((v["name"] for v in self.crd["spec"]["versions"] if v.get("storage")), self.resource.version)
+        return self.resource if stored == self.resource.version else replace(self.resource, version=stored)
 
     @cached_property
     def schema(self) -> Schema:

@@ -263,7 +263,7 @@ class Writer:
 
     @staticmethod
     def _storage_schema(kind: Kind) -> schema.Schema:
-        if kind.storage is kind.resource:
+        if kind.storage is kind.resource or kind.crd is not None:
             return kind.schema
         return schema.for_kind(kind.storage.api_version, kind.storage.kind) or schema.ANYTHING
 
