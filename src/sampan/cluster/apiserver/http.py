@@ -274,9 +274,9 @@ class Connection:
     async def _answer(self, request: HttpRequest) -> bool:
         try:
             response = await self.server.handler(request)
-        except (asyncio.CancelledError, OSError, TimeoutError):
-            raise
         except Exception as error:
+            if request.hijacked and isinstance(error, OSError):
+                return False  # the other side went away
             self.server.on_error(error)
             response = self.server.error_response(500, "the request failed unexpectedly")
         if request.hijacked or response is None:
@@ -326,6 +326,12 @@ class Connection:
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
+            return False
+        except (OSError, TimeoutError):
+            return False
+        except Exception as error:
+            # Too late for a status: the missing last chunk tells the client that the answer is cut short.
+            self.server.on_error(error)
             return False
         finally:
             self.server.streams.discard(sender)

@@ -38,11 +38,17 @@ def selector(call: Call) -> Matches | None:
     for term in fields.terms:
         if term.path not in known:
             raise bad_request(f"field label not supported: {term.path}")
-    by_labels, terms = bool(labels), fields.terms
-    if not by_labels and not terms:
+    by_labels = bool(labels)
+    # Names are compared first: `kubectl wait` and `get -w` select one object of thousands that way.
+    named = [term for term in fields.terms if term.path == "metadata.name"]
+    terms = [term for term in fields.terms if term.path != "metadata.name"]
+    if not by_labels and not fields.terms:
         return None
 
     def matches(obj: Object) -> bool:
+        for term in named:
+            if (obj["metadata"]["name"] == term.value) != term.equal:
+                return False
         if by_labels and not labels.matches(obj["metadata"].get("labels")):
             return False
         if not terms:
