@@ -3,8 +3,9 @@
 An order travels as a saga, each step idempotent:
 
     orders --order-placed--> inventory --stock-reserved--> payments --payment-taken----> orders: confirmed
-                                 |                            \\--payment-declined--> orders: cancelled, inventory: stock released
-                                 \\--stock-rejected--> orders: cancelled
+                                 |                            `--payment-declined--> orders: cancelled,
+                                                                          inventory: stock released
+                                 `--stock-rejected--> orders: cancelled
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 
 class Cause(Struct, frozen=True):
-    """One field's fault: `reason` is a CauseType such as FieldValueInvalid, `field` a path such as spec.ports[0].port."""
+    """One field's fault: `reason` is a CauseType (FieldValueInvalid ...), `field` a path such as spec.ports[0].port."""
 
     field: str
     message: str

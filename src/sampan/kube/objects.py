@@ -23,7 +23,8 @@ def name_of(obj: Object) -> str:
 
 def namespace_of(obj: Object) -> str | None:
     """The object's namespace; None for a cluster-scoped one."""
-    return obj["metadata"].get("namespace")
+    found: str | None = obj["metadata"].get("namespace")
+    return found
 
 
 def uid_of(obj: Object) -> str:

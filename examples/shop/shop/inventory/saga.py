@@ -37,11 +37,9 @@ async def on_order_placed(event: OrderPlaced, session: AsyncSession) -> None:
         reason = f"sold out: {', '.join(short)}"
         await stock_rejected.publish(StockRejected(event.order_id, reason), session)
         return
-    for line in lines:
+    for product, quantity in sorted(wanted.items()):
         await session.execute(
-            update(products)
-            .where(products.c.id == line["product_id"])
-            .values(stock=products.c.stock - line["quantity"])
+            update(products).where(products.c.id == product).values(stock=products.c.stock - quantity)
         )
     fields = to_builtins(event)
     reserved = StockReserved(**{name: fields[name] for name in StockReserved.__struct_fields__})

@@ -15,4 +15,4 @@ log = logging.getLogger(__name__)
 async def run() -> None:
     async with orders_db.transaction() as session:
         rows = await session.execute(select(orders.c.status, func.count()).group_by(orders.c.status))
-        log.info("orders by status", extra={"orders": {status: count for status, count in rows}})
+        log.info("orders by status", extra={"orders": {row[0]: row[1] for row in rows}})
