@@ -219,6 +219,7 @@ class ContainerRunner:
             start=self.restarts,
             mounts=mounts,
             warm=image.python,
+            patient=image.python and not image.known,
             bind_address="" if self.services.capabilities.bind or pod["spec"].get("hostNetwork") else self.ip,
             stdin=bool(self.spec.get("stdin")),
             stdin_once=bool(self.spec.get("stdinOnce")),
@@ -385,7 +386,9 @@ class ContainerRunner:
 
 def _uncovered(image: Image, mounts: list[Mount]) -> list[Mount]:
     """The image's own files where a volume would cover them: a project below /tmp, say, under an emptyDir at /tmp."""
-    own = {image.directory, *image.env.get("PYTHONPATH", "").split(":"), sys.prefix, sys.base_prefix} - {"", "/"}
+    # sys.path: entry programs and warm parents import this package from wherever it is installed
+    own = {image.directory, *image.env.get("PYTHONPATH", "").split(":"), sys.prefix, sys.base_prefix, *sys.path}
+    own -= {"", "/"}
     covering = [mount.target for mount in mounts if not mount.readonly]
     hidden = {path for path in own if any(path.startswith(target + "/") for target in covering)}
     return [Mount(path, path) for path in sorted(hidden) if Path(path).is_dir()]

@@ -35,6 +35,7 @@ class Image(msgspec.Struct, frozen=True):
     python: bool = False
     bind: list[str] = []
     volumes: list[str] = []
+    known: bool = False
 
     @property
     def identity(self) -> str:
@@ -100,6 +101,7 @@ class Images:
             bind=list(row.bind),
             volumes=list(row.volumes),
             directory=row.directory,
+            known=True,
         )
 
     def _reload(self) -> None:

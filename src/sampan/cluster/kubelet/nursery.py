@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+from typing import Any
 
 import msgspec
 
@@ -32,6 +33,7 @@ def main() -> None:
 def _serve(control: socket.socket, libraries: list[str]) -> Program:
     """Import and serve, requests first. Returns only in a container."""
     waiting = list(libraries)
+    patient: list[tuple[dict[str, Any], list[int]]] = []
     poller = select.poll()
     poller.register(control, select.POLLIN)
     while True:
@@ -42,18 +44,28 @@ def _serve(control: socket.socket, libraries: list[str]) -> Program:
                 gc.collect()
                 gc.freeze()
             continue
-        try:
-            received = wire.receive(control)
-        except (OSError, EOFError):
-            received = None
-        if received is None:
-            os._exit(0)
-        message, fds = received
+        if patient and not waiting:
+            message, fds = patient.pop(0)
+        else:
+            try:
+                received = wire.receive(control)
+            except (OSError, EOFError):
+                received = None
+            if received is None:
+                os._exit(0)
+            message, fds = received
         if "probe" in message:
             _probe(control, fds)
             continue
+        if waiting and message.get("patient"):
+            # Many such containers start at once when a cluster does: one import here is cheaper than one in each.
+            patient.append((message, fds))
+            continue
         if os.fork() == 0:
             control.close()
+            for _, others in patient:  # another container's channel must close when that container ends
+                for fd in others:
+                    os.close(fd)
             linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()

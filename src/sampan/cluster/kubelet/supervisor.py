@@ -39,6 +39,7 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     start: int = 0
     mounts: list[mounts.Mount] = []
     warm: bool = False
+    patient: bool = False  # rather wait for the zygote's imports than do them again
     bind_address: str = ""
     stdin: bool = False
     stdin_once: bool = False

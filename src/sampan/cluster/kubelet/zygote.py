@@ -73,6 +73,7 @@ class Container:
                     self._started.set_exception(OSError(message["error"]))
                 elif "exit" in message:
                     self.exit_code, self.signal = message["exit"], message["signal"]
+                    break
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -144,6 +145,10 @@ class Zygote:
         self._control = control
         self._lock = threading.Lock()
         self._capabilities: Capabilities | None = None
+        # Asked at once, so that it is answered before the imports begin.
+        self._probe, theirs = socket.socketpair()
+        self._send({"probe": True}, theirs.fileno())
+        theirs.close()
 
     @classmethod
     def start(cls, libraries: Sequence[str] = LIBRARIES) -> Zygote:
@@ -180,10 +185,7 @@ class Zygote:
 
     async def capabilities(self) -> Capabilities:
         if self._capabilities is None:
-            ours, theirs = socket.socketpair()
-            await asyncio.to_thread(self._send, {"probe": True}, theirs.fileno())
-            theirs.close()
-            reader, writer = await asyncio.open_connection(sock=ours)
+            reader, writer = await asyncio.open_connection(sock=self._probe)
             try:
                 self._capabilities = msgspec.convert(await receive(reader), Capabilities)
             except (asyncio.IncompleteReadError, OSError):
@@ -194,6 +196,7 @@ class Zygote:
     def stop(self) -> None:
         """End the zygote, and with it every container still there."""
         self._control.close()
+        self._probe.close()
         try:
             self._process.wait(2)
         except subprocess.TimeoutExpired:

@@ -17,6 +17,8 @@ WEBSOCKET_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 SPDY_PROTOCOLS = ("v4.channel.k8s.io", "v5.channel.k8s.io")
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 CREATE_TIMEOUT = 30.0
+SETTLE = 0.03
+"""Seconds before anything is sent: kubectl 1.29 and 1.30 drop what arrives before they have set up their channels."""
 
 Run = Callable[[ExecStreams], Awaitable[int]]
 
@@ -91,6 +93,7 @@ class _WebSocketStreams:
 async def serve_websocket(socket: WebSocket, run: Run) -> None:
     """Run the command; a client that goes away ends it."""
     streams = _WebSocketStreams(socket)
+    await asyncio.sleep(SETTLE)
     listening = asyncio.create_task(streams.listen())
     running = asyncio.create_task(_outcome(run, streams))
     try:
