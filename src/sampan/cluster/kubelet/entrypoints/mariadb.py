@@ -64,7 +64,7 @@ def template(server: str, base: list[str]) -> Iterator[Path]:
     """A data directory with the system tables and nobody in it, of this very server; made once, one maker at a time."""
     about = Path(server).resolve().stat()
     mark = f"{server} {about.st_size} {about.st_mtime_ns} {base} {os.getuid()}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache") / "sampan"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "sampan"
     ready = cache / f"mariadb-{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,6 +82,14 @@ def template(server: str, base: list[str]) -> Iterator[Path]:
             make(base, fresh)
             fresh.rename(ready)
         yield ready
+
+
+def _home() -> Path:
+    """The user's, whatever HOME is in the pod; a user without an account has only that."""
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return Path(os.environ.get("HOME") or "/nonexistent")
 
 
 def make(base: list[str], directory: Path) -> None:
