@@ -309,6 +309,7 @@ class PodWorker:
                 await runner.container.close()
         if self._owns_ip:
             self.services.addresses.free(self.ip)
+        self.volumes.remove_memory()
         if self._terminating:
             self.volumes.remove()
             await asyncio.to_thread(shutil.rmtree, self.directory, True)

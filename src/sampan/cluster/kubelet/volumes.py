@@ -87,8 +87,12 @@ class Volumes:
             found.append(Mount(str(self._access), ACCESS_PATH, True))
         return found
 
-    def remove(self) -> None:
+    def remove_memory(self) -> None:
+        """What lies in memory does not outlive the node, as after a reboot."""
         shutil.rmtree(self._memory, ignore_errors=True)
+
+    def remove(self) -> None:
+        self.remove_memory()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     async def _prepare(self, pod: Object, volume: Object) -> Path:
