@@ -1,3 +1,5 @@
+import { drawing } from "./drawings.js";
+
 const $ = (id) => document.getElementById(id);
 const basket = new Map();
 let products = new Map();
@@ -18,13 +20,16 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const stockOf = ({ stock }) => (!stock ? "sold out" : stock < 10 ? `only ${stock} left` : stock < 1000 ? `${stock} left` : "in stock");
+
 function showCatalogue() {
   $("catalogue").replaceChildren(...[...products.values()].map((product) =>
     element("article", {},
-      element("span", { className: "emblem", textContent: product.emblem }),
+      drawing(product.emblem),
       element("strong", { textContent: product.name }),
-      element("span", { className: "price", textContent: money(product.price_cents) }),
-      element("span", { className: "stock", textContent: product.stock ? `${product.stock.toLocaleString("en")} in stock` : "sold out" }),
+      element("div", { className: "line" },
+        element("span", { className: "price", textContent: money(product.price_cents) }),
+        element("span", { className: product.stock < 10 ? "stock few" : "stock", textContent: stockOf(product) })),
       element("button", { textContent: "Add to basket", disabled: !product.stock, onclick: () => add(product.id, 1) }))));
 }
 

@@ -7,14 +7,14 @@ revision = "0001"
 down_revision = None
 
 CATALOGUE = [
-    ("Brass sextant", "🧭", 18900, 100_000),
-    ("Canvas sail", "⛵", 42000, 100_000),
-    ("Hemp rope, 30 m", "🪢", 2450, 100_000),
-    ("Storm lantern", "🏮", 3900, 100_000),
-    ("Ship's bell", "🔔", 7600, 100_000),
-    ("Oilskin coat", "🧥", 12900, 100_000),
-    ("Sea chart, signed", "🗺️", 35000, 3),
-    ("Anchor, 2 t", "⚓", 950_000, 50),
+    ("Brass sextant", "sextant", 18900, 100_000),
+    ("Canvas sail", "sail", 42000, 100_000),
+    ("Hemp rope, 30 m", "rope", 2450, 100_000),
+    ("Storm lantern", "lantern", 3900, 100_000),
+    ("Ship's bell", "bell", 7600, 100_000),
+    ("Oilskin coat", "coat", 12900, 100_000),
+    ("Sea chart, signed", "chart", 35000, 3),
+    ("Anchor, 2 t", "anchor", 950_000, 50),
 ]
 
 
