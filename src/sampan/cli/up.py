@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 _ENGINES = {"mysql": "mariadb", "postgresql": "postgres"}  # engine -> the known image that runs it
 
+_WITHOUT = {
+    "namespaces": "containers are plain processes of this user. Sampan's services and databases work; another program "
+    "finds its volumes only by the environment variables and arguments that name their paths, and service names "
+    "resolve in Python programs alone (the file $SAMPAN_HOSTS lists them)",
+    "bind": "a program that listens on every address takes the port on all pods' addresses; have it listen on $POD_IP",
+}
+
 
 def up(arguments: argparse.Namespace) -> int:
     """The exit code: 0 all Ready (or ended by Ctrl-C after it was), 1 not Ready in time, 2 bad input."""
@@ -220,7 +227,8 @@ class _Up:
             )
         for part, state in (self._process.info().get("isolation") or {}).items():
             if state != "in force":
-                self._view.say(f"  not in force here: {part} ({state})", event="isolation", part=part, reason=state)
+                text = f"not in force here: {part} ({state}): {_WITHOUT.get(part, '')}"
+                self._view.say(f"  {text}", event="isolation", part=part, reason=state)
         kubeconfig = self._process.kubeconfig
         self._view.say(
             f"  export KUBECONFIG={kubeconfig}    # then: kubectl get pods -A", event="kubeconfig", path=str(kubeconfig)

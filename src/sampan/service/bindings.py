@@ -58,8 +58,19 @@ def find(directory: str, variable: str = "", *, default_type: str = "") -> Bindi
         raise BindingError(
             f"no binding for {directory}: mount one at {place}" + (f" or set {variable}" * bool(variable))
         )
+    uri = _located(uri)
     scheme = urlsplit(uri).scheme.partition("+")[0]
     return Binding(directory, scheme or kind or default_type, uri, entries)
+
+
+def _located(uri: str) -> str:
+    """A file on a volume, where volumes are not at their mount paths but below SAMPAN_VOLUME_ROOT."""
+    volumes = os.environ.get("SAMPAN_VOLUME_ROOT", "")
+    for scheme in ("sqlite:///", "file://"):
+        path = uri.removeprefix(scheme)
+        if volumes and path != uri and Path(f"{volumes}{path}").parent.is_dir():
+            return f"{scheme}{volumes}{path}"
+    return uri
 
 
 def require_type(binding: Binding, allowed: Iterable[str]) -> None:

@@ -208,7 +208,8 @@ class ContainerRunner:
             mounts.append(plain.hosts_mount(self.directory.parent))
         else:
             move = plain.Moved(mounts, scratch)
-            values, argv, cwd = move.environment(values), [move.path(word) for word in argv], move.path(cwd)
+            values = move.environment(values, plain.hosts_file(self.directory.parent))
+            argv, cwd = [move.path(word) for word in argv], move.path(cwd)
         spec = ContainerSpec(
             argv=argv,
             env=values,

@@ -87,7 +87,9 @@ def _probe(control: socket.socket, fds: list[int]) -> None:
 
 
 def _try_namespaces() -> str:
-    """Empty if namespaces and mounts work, else why not."""
+    """Empty if namespaces and mounts work, else why not. SAMPAN_ISOLATION=none does without them."""
+    if os.environ.get("SAMPAN_ISOLATION") == "none":
+        return "SAMPAN_ISOLATION=none"
     try:
         if os.getuid() != 0:
             linux.enter_user_namespace()

@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from sampan.cluster.kubelet import names
+
 _IGNORED_FLAGS = {"-u", "-B", "-I", "-s", "-E"}
 
 
@@ -48,6 +50,8 @@ def run(program: list[str]) -> None:
         if folder and folder not in sys.path:
             sys.path.insert(0, folder)
     sys.path_importer_cache.clear()
+    if hosts := os.environ.get("SAMPAN_HOSTS"):
+        names.install(hosts)
     if program[0] == "-m":
         sys.argv = ["-m", *program[2:]]
         sys.path.insert(0, str(Path.cwd()))

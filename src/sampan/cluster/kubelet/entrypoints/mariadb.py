@@ -30,6 +30,7 @@ SMALL = (
     "--skip-name-resolve",
     "--max-connections=200",
 )
+LONGEST_SOCKET = 107  # bytes of a path, unix(7)
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     user = ["--user=root"] if os.getuid() == 0 else []
     # Only what we say: the machine's own option files are about another server.
     base = [server, "--no-defaults", *user, *SMALL]
-    script = accounts()
+    script, sock = accounts(), f"{data}/mysqld.sock"
     if not (data / "mysql").is_dir():
         os.write(1, b"Initialising the database directory\n")
         with template(server, base) as made:
@@ -50,7 +51,7 @@ def main() -> None:
         *base,
         f"--datadir={data}",
         f"--bind-address={address()}",
-        f"--socket={data}/mysqld.sock",
+        f"--socket={sock if len(sock) < LONGEST_SOCKET else 'mysqld.sock'}",  # that is: in the data directory
         f"--pid-file={data}/mysqld.pid",
         f"--init-file=/proc/self/fd/{statements}",
         "--port=3306",

@@ -26,7 +26,9 @@ def main() -> None:
         os.setuid(owner[0])
     if not (data / "PG_VERSION").exists():
         initialise(home, data)
-    command = [server, "-D", str(data), "-h", address(), "-p", "5432", "-k", str(data), *options]
+    # Without a socket in the file system where its path would be longer than unix(7) allows.
+    sockets = str(data) if len(str(data)) < 80 else ""
+    command = [server, "-D", str(data), "-h", address(), "-p", "5432", "-k", sockets, *options]
     os.execv(server, command)  # noqa: S606
 
 
