@@ -57,6 +57,29 @@ async def apply(client: Client, objects: list[Object], default_namespace: str = 
             raise Failure("the cluster refused:\n  " + "\n  ".join(errors), 2)
 
 
+async def keep_scale(client: Client, objects: list[Object]) -> list[Object]:
+    """The objects, with Deployments that an autoscaler has scaled left at the size they have."""
+    scaled = {
+        (namespace_of(obj), obj["spec"]["scaleTargetRef"]["name"])
+        for obj in objects
+        if obj["kind"] == "HorizontalPodAutoscaler" and obj["spec"]["scaleTargetRef"]["kind"] == "Deployment"
+    }
+
+    async def one(obj: Object) -> Object:
+        if obj["kind"] != "Deployment" or (namespace_of(obj), name_of(obj)) not in scaled:
+            return obj
+        try:
+            live = await client.get(kinds.DEPLOYMENT, name_of(obj), namespace_of(obj) or "default")
+        except ApiError as error:
+            if error.code == 404:
+                return obj
+            raise
+        size = max(live["spec"].get("replicas", 1), obj["spec"].get("replicas", 1))
+        return {**obj, "spec": {**obj["spec"], "replicas": size}}
+
+    return list(await asyncio.gather(*(one(obj) for obj in objects)))
+
+
 def _rank(kind: str) -> int:
     return 0 if kind in _FIRST else 2 if kind in _LAST else 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sampan.cli.project import Project
     from sampan.kube.client import Client
     from sampan.kube.objects import Object
+    from sampan.model import Application
 
 _ENGINES = {"mysql": "mariadb", "postgresql": "postgres"}  # engine -> the known image that runs it
 
@@ -119,7 +121,7 @@ class _Up:
 
         assert self._project is not None
         application, environment = self._project.application, self._arguments.env
-        self._backing = Backing(engines=_engines())
+        self._backing = Backing(engines=_engines(self._process.directory, application))
         try:
             application.validate()
             named = images.register(self._project, self._process.directory)
@@ -180,7 +182,7 @@ class _Up:
             first = [obj for obj in self._objects if obj["kind"] == "Namespace"]
             await deploy.apply(client, first)
             await self._create_secrets(client)
-        await deploy.apply(client, self._objects, self._namespace)
+        await deploy.apply(client, await deploy.keep_scale(client, self._objects), self._namespace)
         if self._project is not None:
             for gone in await deploy.prune(client, self._project.application.name, self._namespace, self._objects):
                 self._view.say(f"removed {gone}", event="removed", object=gone)
@@ -297,12 +299,29 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _engines() -> frozenset[str]:
-    """The database servers this machine can run."""
+def _engines(directory: Path, application: Application) -> frozenset[str]:
+    """The database servers to run: what this machine had at the first `up` here, since the data lies with them.
+
+    Raises Failure when one of them is gone: its databases cannot be opened by another engine.
+    """
     from sampan.cluster.kubelet import known_images
 
     rows = {engine: known_images.BY_NAME.get(image) for engine, image in _ENGINES.items()}
-    return frozenset(engine for engine, row in rows.items() if row and known_images.find_program(row))
+    found = {engine for engine, row in rows.items() if row and known_images.find_program(row)}
+    record = directory / "engines.json"
+    chosen: dict[str, bool] = json.loads(record.read_text()) if record.exists() else {}
+    for engine in {database.engine for database in application.databases} & _ENGINES.keys():
+        if chosen.setdefault(engine, engine in found) and engine not in found:
+            raise Failure(
+                f"the {engine} databases in {directory} need their server, which is not on this machine any more: "
+                f"{_how_to_install(engine)}, or start anew with `sampan down --delete`",
+                2,
+            )
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = record.with_name(".engines.json.new")
+    beside.write_text(json.dumps(chosen, sort_keys=True))
+    beside.replace(record)
+    return frozenset(engine for engine in found if chosen.get(engine, True))
 
 
 def _how_to_install(engine: str) -> str:

@@ -26,7 +26,8 @@ class Binding:
 
     def secrets(self) -> list[str]:
         """What must never be printed: passwords in the URI and values under secret keys."""
-        found = [value for key, value in self.values.items() if key in SECRET_KEYS or self.type == "opaque"]
+        values = {key: value for key, value in self.values.items() if key != "provider"}
+        found = [value for key, value in values.items() if key in SECRET_KEYS or self.type == "opaque"]
         password = urlsplit(self.uri).password
         if password:
             found += [password, unquote(password)]

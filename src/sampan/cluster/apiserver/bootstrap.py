@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from typing import TYPE_CHECKING
 
+from sampan.cluster.apiserver.registry.allocation import DEFAULT_CIDR
 from sampan.cluster.authorization.bootstrap import bootstrap_objects
 from sampan.kube.client import Client
 from sampan.kube.errors import ApiError
@@ -17,6 +19,8 @@ NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
 def _objects(server: ApiServer) -> list[Object]:
+    # The first address of the range, as everywhere: the serving certificate names it.
+    network = ipaddress.IPv4Network(server.settings.get("service_cidr") or DEFAULT_CIDR)
     port = {"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.settings.get("port") or 6443}
     return [
         *bootstrap_objects(),
@@ -28,7 +32,7 @@ def _objects(server: ApiServer) -> list[Object]:
                 "namespace": "default",
                 "labels": {"component": "apiserver", "provider": "kubernetes"},
             },
-            "spec": {"ports": [port], "type": "ClusterIP", "sessionAffinity": "None"},
+            "spec": {"clusterIP": str(network[1]), "ports": [port], "type": "ClusterIP", "sessionAffinity": "None"},
         },
     ]
 
