@@ -140,19 +140,23 @@ async def test_events_of_the_same_kind_are_counted(
 ) -> None:
     obj = server.put(f"{MAPS}/a", config_map("a"))
     manager = Manager(client).add(copier)
-    server_send = server.send
-
-    async def named(request: Any) -> Object:  # this small server knows no generateName
-        if request.method == "POST" and "generateName" in request.body["metadata"]:
-            request.body["metadata"]["name"] = request.body["metadata"].pop("generateName") + "1"
-        answer: Object = await server_send(request)
-        return answer
-
-    server.send = named
     for _ in range(3):
         copier.events.normal(obj, "Copied", "Copied it")
     await copier.events.flush()
-    assert server.objects["/api/v1/namespaces/shop/events/a.1"]["count"] == 3
+    assert [event["count"] for path, event in server.objects.items() if "/events/a." in path] == [3]
+    await manager.stop()
+
+
+async def test_events_list_in_the_order_they_happened(
+    server: Any, client: Client, config_map: Make, copier: Copier
+) -> None:
+    obj = server.put(f"{MAPS}/a", config_map("a"))
+    manager = Manager(client).add(copier)
+    reasons = ["Scheduled", "Pulled", "Created", "Started", "Killing"]
+    for reason in reasons:
+        copier.events.normal(obj, reason, "within one second")
+    await copier.events.flush()
+    assert [server.objects[path]["reason"] for path in sorted(server.objects) if "/events/a." in path] == reasons
     await manager.stop()
 
 

@@ -34,8 +34,13 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class System:
     """A directory with its own cluster, driven through the `sampan` command and kubectl."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, program: str = "kubectl") -> None:
         self.directory = directory
+        self.program = program
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "KUBECONFIG": str(self.directory / ".sampan/kubeconfig")}
 
     def sampan(self, *arguments: str, check: bool = True, timeout: float = 90) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -50,18 +55,25 @@ class System:
             pytest.fail(f"sampan {' '.join(arguments)} ended {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done
 
-    def kubectl(self, *arguments: str, check: bool = True, timeout: float = 60, stdin: str | None = None) -> str:
-        if not shutil.which("kubectl"):
-            pytest.skip("kubectl is not on this machine")
-        done = subprocess.run(
-            ["kubectl", *arguments],
-            env={**os.environ, "KUBECONFIG": str(self.directory / ".sampan/kubeconfig")},
+    def run_kubectl(
+        self, *arguments: str, timeout: float = 60, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """How `kubectl arguments` ended, whatever its exit code."""
+        if not shutil.which(self.program):
+            pytest.skip(f"{self.program} is not on this machine")
+        return subprocess.run(
+            [self.program, *arguments],
+            env=self.environment,
+            cwd=self.directory,
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
             input=stdin,
         )
+
+    def kubectl(self, *arguments: str, check: bool = True, timeout: float = 60, stdin: str | None = None) -> str:
+        done = self.run_kubectl(*arguments, timeout=timeout, stdin=stdin)
         if check and done.returncode:
             pytest.fail(f"kubectl {' '.join(arguments)} ended {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done.stdout if check else done.stdout + done.stderr

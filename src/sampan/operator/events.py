@@ -1,5 +1,6 @@
 """Kubernetes Events: what a controller tells people, aggregated so that a loop cannot flood the store.
 
+Events of an object are named by their time, so that a list has them in order although timestamps count seconds.
 The same event again raises `count` and `lastTimestamp` of the first. Recording never blocks or fails a reconcile:
 writing is a task of its own, and an event that cannot be written is logged.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from typing import Literal
 
@@ -28,7 +30,7 @@ class Recorder:
         self._client = client
         self._component = component
         self._known: OrderedDict[tuple[str, str, str, str], Object] = OrderedDict()
-        self._serial = 0
+        self._stamp = 0
         self._pending: asyncio.Queue[tuple[tuple[str, str, str, str], Object]] = asyncio.Queue(REMEMBERED)
         self._writer: asyncio.Task[None] | None = None
 
@@ -58,7 +60,7 @@ class Recorder:
             await asyncio.gather(self._writer, return_exceptions=True)
 
     def _event(self, obj: Object, kind: str, reason: str, message: str) -> Object:
-        self._serial += 1
+        self._stamp = max(time.time_ns(), self._stamp + 1)
         namespace = namespace_of(obj) or "default"
         when = now()
         reference = {
@@ -72,7 +74,7 @@ class Recorder:
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{name_of(obj)[:200]}.", "namespace": namespace},
+            "metadata": {"name": f"{name_of(obj)[:200]}.{self._stamp:x}", "namespace": namespace},
             "involvedObject": reference,
             "type": kind,
             "reason": reason,
