@@ -102,7 +102,10 @@ def repository(image: str) -> str:
 
 
 def find_program(row: KnownImage) -> str | None:
-    """The first of the row's programs this machine has. `package:name` looks inside an installed Python package."""
+    """The first of the row's programs this machine has. `package:name` looks inside an installed Python package. Images
+    that SAMPAN_WITHOUT names, separated by commas, are treated as if it had none."""
+    if not set(os.environ.get("SAMPAN_WITHOUT", "").split(",")).isdisjoint(row.names):
+        return None
     for program in row.programs:
         if program == "python":
             return sys.executable
