@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sampan.cluster.address import Slice, acquire, free_port, reserve_port
+from sampan.cluster.address import Slice, acquire, reserve_port
 
 if TYPE_CHECKING:
     from sampan.cluster.kubelet.zygote import Zygote
@@ -137,12 +137,12 @@ class Cluster:
         api = ApiServer(store, pki, settings)
         self._stops.append(("API server", api.stop))
         await api.start()
-        port = await api.serve("127.0.0.1", self._port())
+        port = await api.serve("127.0.0.1", self._reserve("port", API_PORT))
         server = f"https://127.0.0.1:{port}"
         api.write_kubeconfig(self.directory / "kubeconfig", server)
         # The ingress port is known before Envoy listens, so that cluster.json is complete from its first version.
-        ingress = self._reserve("ingress-port", 8080)
-        self._reserve("ingress-tls-port", 8443)
+        ingress = self._reserve("proxy/ingress-port", 8080)
+        self._reserve("proxy/ingress-tls-port", 8443)
         self.info = {
             "pid": os.getpid(),
             "server": server,
@@ -212,26 +212,16 @@ class Cluster:
         if self._slice:
             self._slice.close()
 
-    def _port(self) -> int:
-        """The kept port if it is free, so that kubeconfigs copied elsewhere stay good; else another, which is kept."""
-        record = self.directory / "port"
-        preferred = API_PORT
-        with contextlib.suppress(OSError, ValueError):
-            preferred = int(record.read_text())
-        port = free_port("127.0.0.1", preferred)
-        if port != preferred or not record.exists():
-            self._write("port", f"{port}\n")
-        return port
-
     def _reserve(self, name: str, preferred: int) -> int:
-        """A port for the proxy, the kept one if it is free; held against other clusters until this one ends."""
-        record = self.directory / "proxy" / name
+        """A port of 127.0.0.1, the kept one if it is free (a copied kubeconfig stays good); held against other clusters
+        until this one ends."""
+        record = self.directory / name
         record.parent.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(OSError, ValueError):
             preferred = int(record.read_text())
         port, holder = reserve_port(preferred)
         self._held.append(holder)
-        self._write(f"proxy/{name}", f"{port}\n")
+        self._write(name, f"{port}\n")
         return port
 
     def _write(self, name: str, text: str) -> None:
