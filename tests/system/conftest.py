@@ -1,4 +1,4 @@
-"""A whole system, as a user runs it. One shop serves the tests of a session."""
+"""Clusters as a user runs them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import ROOT, System, until
-
-
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The shop, Ready."""
-    system = System(tmp_path_factory.mktemp("shop"))
-    try:
-        system.sampan("up", str(ROOT / "examples/shop"), "--detach")
-        yield system
-    finally:
-        system.sampan("down", check=False)
-        until(lambda: not system.processes(), 15, "every process of the shop has ended")
+from tests.system.harness import System, until
 
 
 @pytest.fixture

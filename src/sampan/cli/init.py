@@ -1,4 +1,4 @@
-"""`sampan init`: a small complete project: an HTTP service with a database, an event, and a consumer of it."""
+"""`sampan init`: a small complete project: an HTTP service with a database, an event, its consumer, and tests."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ version = "0.1.0"
 requires-python = ">=3.11"
 dependencies = ["sampan[service]", "fastapi"]
 
+[dependency-groups]
+dev = ["sampan[cluster]", "pytest"]
+
 [tool.sampan]
 app = "{package}.system:{package}"
 """,
@@ -25,9 +28,15 @@ app = "{package}.system:{package}"
     sampan up                                    # runs it; Ctrl-C stops it
     curl -d '{{"text": "hello"}}' -H 'content-type: application/json' http://127.0.0.1:8080/api/notes
     curl http://127.0.0.1:8080/api/notes
+    pytest                                       # brings up its own and tries it
     sampan compile --env prod -o deploy          # the same system for any Kubernetes
 
-`{package}/system.py` declares it, `{package}/notes.py` is an ordinary FastAPI application.
+| Where | What |
+|---|---|
+| `{package}/system.py` | the declaration: what there is, and who uses what |
+| `{package}/notes.py` | an ordinary FastAPI application, and a handler of events |
+| `{package}/migrations/` | Alembic revisions of its database |
+| `tests/` | the whole system, started and tried |
 """,
     ".gitignore": ".sampan/\n.venv/\n__pycache__/\n",
     "{package}/__init__.py": "",
@@ -106,6 +115,57 @@ async def write(note: NewNote, session: Annotated[AsyncSession, Depends(notes_db
 
 async def on_written(event: NoteWritten) -> None:
     log.info("note %d was written", event.id)
+''',
+    "tests/test_notes.py": '''\
+"""The whole system, on a cluster of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the state of the running system is."""
+    directory = tmp_path_factory.mktemp("state") / ".sampan"
+
+    def sampan(command: str, *arguments: str) -> None:
+        subprocess.run([sys.executable, "-m", "sampan", command, *arguments, "--directory", directory], check=True)
+
+    sampan("up", str(PROJECT), "--detach")
+    yield directory
+    sampan("down")
+
+
+def call(state: Path, body: Any = None) -> Any:
+    address = json.loads((state / "cluster.json").read_text())["ingress"]
+    data = None if body is None else json.dumps(body).encode()
+    with urlopen(Request(address + "/api/notes", data, {{"content-type": "application/json"}}), timeout=10) as reply:
+        return json.load(reply)
+
+
+def test_a_note_is_kept(state: Path) -> None:
+    written = call(state, {{"text": "buy rope"}})
+    assert written["text"] == "buy rope"
+    assert written in call(state)
+
+
+def test_a_note_reaches_its_subscriber(state: Path) -> None:
+    number = call(state, {{"text": "sell rope"}})["id"]
+    command = [sys.executable, "-m", "sampan", "logs", "notes", "--directory", str(state)]
+    deadline = time.monotonic() + 10
+    while f"note {{number}} was written" not in subprocess.run(command, capture_output=True, text=True).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 ''',
     "{package}/migrations/versions/0001_notes.py": '''\
 """The table of notes."""
