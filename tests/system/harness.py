@@ -40,7 +40,11 @@ class System:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "KUBECONFIG": str(self.directory / ".sampan/kubeconfig")}
+        return {
+            **os.environ,
+            "KUBECONFIG": str(self.directory / ".sampan/kubeconfig"),
+            "KUBECACHEDIR": str(self.directory / "kube-cache"),  # what kubectl learnt of another cluster at this port
+        }
 
     def sampan(self, *arguments: str, check: bool = True, timeout: float = 90) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

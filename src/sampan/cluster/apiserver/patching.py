@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sampan.cluster.apiserver.decode import json_copy
-from sampan.kube.errors import ApiError, bad_request
+from sampan.kube.errors import ApiError, Cause, bad_request
 from sampan.kube.objects import Object, now
 from sampan.kube.schema import Schema
 from sampan.kube.transport import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH
@@ -39,6 +40,28 @@ def patch(content_type: str, current: Object, body: Any, node: Schema) -> Object
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ApiError(422, "Invalid", f"the patch cannot be applied: {error}") from None
     return copy_of(result)
+
+
+def refused(content_type: str, body: Any, patched: Object, error: ApiError) -> ApiError:
+    """422 for a patch whose outcome cannot be read, which shows the patch (strategic) or that outcome, as upstream."""
+    if error.code != 400:
+        return error
+    shown = _go(body) if content_type == STRATEGIC else json.dumps(patched, ensure_ascii=False, separators=(",", ":"))
+    fault = error.message.partition(": ")[2] or error.message
+    cause = Cause("patch", f"Invalid value: {json.dumps(shown, ensure_ascii=False)}: {fault}")
+    details = {"causes": [{"reason": cause.reason, "message": cause.message, "field": cause.field}]}
+    return ApiError(422, "Invalid", f' "" is invalid: patch: {cause.message}', details)
+
+
+def _go(value: Any) -> str:
+    """A JSON value as Go prints it: `map[spec:map[replicas:2]]`."""
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{key}:{_go(value[key])}' for key in sorted(value))}]"
+    if isinstance(value, list):
+        return f"[{' '.join(map(_go, value))}]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "<nil>" if value is None else str(value)
 
 
 def server_side(

@@ -106,8 +106,11 @@ class Writer:
         def change(current: Object) -> Object:
             patched = decode.check_object(patching.patch(content, current, body, kind.schema))
             decode.check_kind(kind, patched)
-            decode.check_types(call, kind, patched)
-            decode.check_fields(call, kind, patched, repeated)
+            try:
+                decode.check_types(call, kind, patched)
+                decode.check_fields(call, kind, patched, repeated)
+            except ApiError as error:
+                raise patching.refused(content, body, patched, error) from None
             return patched
 
         return self.answer(call, await self.change(call, change))
