@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shlex
@@ -49,7 +50,7 @@ class UserSystem(System):
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if entry.stat().st_uid == self.uid:
+                if entry.stat().st_uid == self.uid and (entry / "cmdline").read_bytes():  # not a zombie
                     found.append(int(entry.name))
             except OSError:
                 continue
@@ -155,3 +156,18 @@ def test_secrets_are_closed_to_others(mine: UserSystem) -> None:
 def test_a_privileged_port_of_a_service_is_said_with_the_remedy(mine: UserSystem) -> None:
     events = mine.kubectl("get", "events", "-A", "-o", "jsonpath={.items[*].message}")
     assert "ip_unprivileged_port_start" in events
+
+
+@pytest.mark.skipif(UNPRIVILEGED_PORTS <= 80, reason="every port is free for all on this machine")
+def test_a_privileged_port_of_a_container_is_said_in_its_log(mine: UserSystem) -> None:
+    command = ["python", "-m", "http.server", "80"]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "low", "namespace": "default"},
+        "spec": {"containers": [{"name": "low", "image": "python", "command": command}], "restartPolicy": "Never"},
+    }
+    mine.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+    until(
+        lambda: "port 80 needs a privilege" in mine.kubectl("logs", "low", check=False), 10, "the log names the remedy"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -53,27 +54,32 @@ def install() -> int:
     )
 
 
-def answer(listener: int, address: str, proc: int) -> None:
-    """Take one notification and answer it. `proc` is a descriptor of the supervisor's own /proc directory."""
+def answer(listener: int, address: str, proc: int) -> str:
+    """Take one notification and answer it; what the log should say about it, if anything. `proc` is a descriptor of
+    the supervisor's own /proc directory."""
     buffer = bytearray(_NOTIF.size)
     try:
         fcntl.ioctl(listener, _RECV, buffer)
     except OSError:
-        return  # the caller was killed before we looked
+        return ""  # the caller was killed before we looked
     ident, pid, _, _, _, _, fd, pointer, length, *_ = _NOTIF.unpack(buffer)
-    error, flags = 0, _CONTINUE
+    error, flags, remark = 0, _CONTINUE, ""
     try:
         if _bind(pid, fd, linux.read_memory(pid, pointer, min(length, 128)), address, proc):
             flags = 0
     except OSError as failure:
         if isinstance(failure, _BindError):
             error, flags = -(failure.errno or 0), 0
+            remark = failure.remark
     with contextlib.suppress(OSError):
         fcntl.ioctl(listener, _SEND, bytearray(_RESPONSE.pack(ident, 0, error, flags)))
+    return remark
 
 
 class _BindError(OSError):
     """bind() itself failed: the program is told so, as if it had called it."""
+
+    remark = ""
 
 
 def _bind(pid: int, fd: int, raw: bytes, address: str, proc: int) -> bool:
@@ -97,7 +103,13 @@ def _bind(pid: int, fd: int, raw: bytes, address: str, proc: int) -> bool:
         try:
             duplicate.bind(target)
         except OSError as failure:
-            raise _BindError(failure.errno, failure.strerror) from failure
+            refused = _BindError(failure.errno, failure.strerror)
+            if failure.errno == errno.EACCES:
+                refused.remark = (
+                    f"sampan: port {port} needs a privilege; to allow it run: "
+                    f"sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port}, or listen on 1024 or above\n"
+                )
+            raise refused from failure
     return True
 
 

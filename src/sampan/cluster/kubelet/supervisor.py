@@ -195,7 +195,8 @@ class _Supervisor:
         poller = select.poll()
         poller.register(listener, select.POLLIN)
         if any(event & select.POLLIN for _, event in poller.poll(0)):
-            bindfilter.answer(listener, self.spec.bind_address, self.proc)
+            if remark := bindfilter.answer(listener, self.spec.bind_address, self.proc):
+                self.log.write("stderr", remark.encode())
         else:  # POLLHUP: nobody is left under the filter
             del self.readers[listener]
             os.close(listener)
