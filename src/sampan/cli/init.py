@@ -44,7 +44,6 @@ app = "{package}.system:{package}"
 """What {name} is made of. Importing this starts nothing."""
 
 from msgspec import Struct
-
 from sampan import Application, Database, Environment, Service, Topic
 
 
