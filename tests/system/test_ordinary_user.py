@@ -140,6 +140,20 @@ def test_a_container_sees_its_volumes_names_and_host_name(mine: UserSystem) -> N
     assert "serving" in mine.kubectl("logs", "-n", "shop", pod)
 
 
+def test_a_directory_one_may_not_write_or_read_is_refused_with_the_remedy(mine: UserSystem) -> None:
+    closed = mine.directory / "closed"
+    for path in (closed, closed / ".sampan"):
+        path.mkdir(mode=0o700)
+    try:
+        for command, where in (("cluster", closed), ("cluster", closed / ".sampan"), ("status", closed / ".sampan")):
+            said = mine.sampan(command, "--directory", str(where), check=False)
+            assert (said.returncode, "Traceback" in said.stderr) == (2, False), said.stderr
+            assert "--directory" in said.stderr
+            assert "belongs to user 0" in said.stderr or where == closed / ".sampan"
+    finally:
+        shutil.rmtree(closed)
+
+
 def test_secrets_are_closed_to_others(mine: UserSystem) -> None:
     state = mine.directory / ".sampan"
     assert state.stat().st_mode & 0o777 == 0o700

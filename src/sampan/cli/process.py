@@ -38,9 +38,11 @@ class ClusterProcess:
         return found if isinstance(found, dict) else {}
 
     def pid(self) -> int | None:
-        """The process that holds the lock, if one runs."""
+        """The process that holds the lock, if one runs. Raises Failure where another user keeps that to himself."""
         try:
             descriptor = os.open(self.directory / "lock", os.O_RDWR)
+        except PermissionError as error:
+            raise self._refused(error) from error
         except OSError:
             return None
         try:
@@ -56,9 +58,13 @@ class ClusterProcess:
         """Start it if it does not run. True when this call did. `die_with_us` ends it with this process."""
         if self.pid() is not None:
             return False
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.directory.chmod(0o700)
-        (self.directory / "cluster.json").unlink(missing_ok=True)
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.chmod(0o700)
+            (self.directory / "cluster.json").unlink(missing_ok=True)
+            self.log.touch(mode=0o600)
+        except OSError as error:
+            raise self._refused(error) from error
         command = [sys.executable, "-m", "sampan.cluster", "--directory", str(self.directory.resolve())]
         if die_with_us:
             command.append("--with-parent")
@@ -73,6 +79,18 @@ class ClusterProcess:
                 env={**os.environ, "SAMPAN_STARTED": str(time.time())},
             )
         return True
+
+    def _refused(self, error: OSError) -> Failure:
+        """What to do when the state cannot be kept here."""
+        owner = ""
+        with contextlib.suppress(OSError):
+            uid = self.directory.stat().st_uid
+            owner = f" (it belongs to user {uid}, you are {os.geteuid()})" if uid != os.geteuid() else ""
+        return Failure(
+            f"the cluster's state cannot be kept in {self.directory}: {error.strerror}{owner}; "
+            "go to a directory you may write, or name one with --directory",
+            2,
+        )
 
     def wait_ready(self, timeout: float) -> dict[str, Any]:
         """Until the API answers; cluster.json. Raises Failure with the log's end when it does not come."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import signal
 import sys
@@ -248,7 +249,7 @@ class ContainerRunner:
         host, _, port = self.services.api_address.rpartition(":")
         return {
             "PATH": default_path(),
-            "HOME": str(Path.home()),
+            "HOME": os.environ.get("HOME", "/"),
             "LANG": "C.UTF-8",
             "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
             "KUBERNETES_SERVICE_HOST": host,
