@@ -86,6 +86,12 @@ def _probe(control: socket.socket, fds: list[int]) -> None:
     channel.close()
 
 
+_SETTINGS = (
+    "for users they depend on the settings user.max_user_namespaces, kernel.unprivileged_userns_clone and "
+    "kernel.apparmor_restrict_unprivileged_userns"
+)
+
+
 def _try_namespaces() -> str:
     """Empty if namespaces and mounts work, else why not. SAMPAN_ISOLATION=none does without them."""
     if os.environ.get("SAMPAN_ISOLATION") == "none":
@@ -97,7 +103,7 @@ def _try_namespaces() -> str:
         linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
         linux.mount("sampan", "/tmp", "tmpfs")  # noqa: S108
     except OSError as error:
-        return str(error)
+        return f"{error.strerror}; {_SETTINGS}" if os.getuid() else str(error.strerror)
     child = os.fork()
     if child == 0:
         try:

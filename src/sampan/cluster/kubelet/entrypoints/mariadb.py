@@ -16,6 +16,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ SMALL = (
     "--skip-name-resolve",
     "--max-connections=200",
 )
+TEMPORARY = ".tmp"
 LONGEST_SOCKET = 107  # bytes of a path, unix(7)
 
 
@@ -55,6 +57,8 @@ def main() -> None:
         f"--pid-file={data}/mysqld.pid",
         f"--init-file=/proc/self/fd/{statements}",
         "--port=3306",
+        own_tmpdir(data),
+        f"--ignore-db-dirs={TEMPORARY}",
         *options,
     ]
     os.execv(server, run)  # noqa: S606
@@ -70,10 +74,11 @@ def template(server: str, base: list[str]) -> Iterator[Path]:
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = ready.with_suffix(".lock").open("w")
-    except OSError:  # nowhere to keep it: made for this once, in the pod's own directory for temporary files
-        cache = Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
-        ready = cache / f"mariadb-{os.getpid()}"
-        lock = ready.with_suffix(".lock").open("w")
+    except OSError:  # nowhere to keep it: made for this once
+        with tempfile.TemporaryDirectory(prefix="mariadb-") as folder:
+            make(base, Path(folder))
+            yield Path(folder)
+        return
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not ready.is_dir():
@@ -95,6 +100,7 @@ def _home() -> Path:
 
 def make(base: list[str], directory: Path) -> None:
     """System tables. Ends the process with what the installer said when it cannot."""
+    base = [*base, own_tmpdir(directory)]
     installer = next((p for n in ("mariadb-install-db", "mysql_install_db") if (p := shutil.which(n))), None)
     if installer:
         command = [
@@ -110,6 +116,14 @@ def make(base: list[str], directory: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the database directory cannot be initialised:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    shutil.rmtree(directory / TEMPORARY)
+
+
+def own_tmpdir(data: Path) -> str:
+    """The option for a directory of its own for temporary tables: a server that starts deletes those of others."""
+    shutil.rmtree(data / TEMPORARY, ignore_errors=True)
+    (data / TEMPORARY).mkdir(mode=0o700)
+    return f"--tmpdir={data / TEMPORARY}"
 
 
 def take(made: Path, data: Path) -> None:
