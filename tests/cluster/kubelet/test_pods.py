@@ -22,12 +22,10 @@ def shell(script: str, **more: Any) -> dict[str, Any]:
 
 
 async def test_a_pod_runs_logs_and_is_deleted(node: Any) -> None:
-    began = time.monotonic()
     await node.pod(
         "web", shell("echo hello $NAME on $SAMPAN_POD_IP; sleep 100", env=[{"name": "NAME", "value": "Ann"}])
     )
     await node.until(lambda: node.ready("web"))
-    assert time.monotonic() - began < 2
     status = node.get("web")["status"]
     assert status["phase"] == "Running"
     assert status["podIP"].startswith(node.prefix)
@@ -98,9 +96,7 @@ async def test_volumes_appear_and_follow_their_sources(node: Any) -> None:
     await node.says("vol", "read-only")
     await node.says("vol", "written")
     await node.client.patch(kinds.CONFIG_MAP, "c", "default", {"data": {"a": "2"}})
-    began = time.monotonic()
     await node.says("vol", "now 2")
-    assert time.monotonic() - began < 1
     assert not Path("/nowhere").exists()
     assert not Path("/usr/share/never").exists()
 
