@@ -101,7 +101,7 @@ async def test_deadlines(serving: Any, pool: Pool) -> None:
         with pytest.raises(DeadlineExceeded, match="no time left"):
             await client.get("/quick")
         CURRENT.reset(token)
-        assert time.monotonic() - begun < 5  # the callee is slower than that
+        assert time.monotonic() - begun < 1.8  # two answers waited for would take longer
         assert len(callee.seen) == 2
 
 
