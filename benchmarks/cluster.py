@@ -52,24 +52,30 @@ def _up(target: Path | None) -> dict[str, float]:
             stdout=subprocess.PIPE,
             text=True,
         )
-        times: dict[str, float] = {}
-        pods: list[float] = []
-        assert child.stdout is not None
-        for line in child.stdout:
-            at = time.monotonic() - began
-            event = json.loads(line)
-            if event["event"] == "cluster":
-                times["cluster"] = times["API in the shop's run"] = at
-            elif event["event"] == "pod" and event["state"] == "Ready":
-                pods.append(at)
-        if child.wait(120):
-            raise RuntimeError(f"sampan up ended with {child.returncode}")
-        times["all"] = time.monotonic() - began
-        if pods:
-            times |= {"first pod": pods[0], "half of the pods": pods[len(pods) // 2], "pods": float(len(pods))}
-        times |= _phases(Path(scratch) / ".sampan/cluster.log")
-        subprocess.run([*command, "down", "--delete"], cwd=scratch, check=True, capture_output=True, timeout=60)
-        return times
+        try:
+            return _follow(child, began, Path(scratch) / ".sampan/cluster.log")
+        finally:
+            subprocess.run([*command, "down", "--delete"], cwd=scratch, check=True, capture_output=True, timeout=60)
+
+
+def _follow(child: subprocess.Popen[str], began: float, log: Path) -> dict[str, float]:
+    times: dict[str, float] = {}
+    pods: list[float] = []
+    assert child.stdout is not None
+    for line in child.stdout:
+        at = time.monotonic() - began
+        event = json.loads(line)
+        if event["event"] == "cluster":
+            times["cluster"] = times["API in the shop's run"] = at
+        elif event["event"] == "pod" and event["state"] == "Ready":
+            pods.append(at)
+    if child.wait(120):
+        raise RuntimeError(f"sampan up ended with {child.returncode}")
+    times["all"] = time.monotonic() - began
+    if pods:
+        times |= {"first pod": pods[0], "half of the pods": pods[len(pods) // 2], "pods": float(len(pods))}
+    times |= _phases(log)
+    return times
 
 
 def _phases(log: Path) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -142,3 +143,13 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path, start: S
     assert child.wait(15) == 1
     assert "could not start" in (tmp_path / "cluster.log").read_text()
     until(lambda: not running(tmp_path), 5, "nothing is left")
+
+
+def test_a_cluster_ends_with_its_directory(tmp_path: Path, start: Start) -> None:
+    directory = tmp_path / "state"
+    child = start(directory)
+    ready(directory, child)
+    shutil.rmtree(directory, ignore_errors=True)  # it may still be writing
+    shutil.rmtree(directory, ignore_errors=True)
+    child.wait(30)
+    until(lambda: not running(directory), 5, "nothing is left")

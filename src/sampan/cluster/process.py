@@ -91,7 +91,8 @@ def lock(directory: Path) -> int:
 class Cluster:
     """One cluster in `directory`. `run` serves until a signal."""
 
-    def __init__(self, directory: Path, zygote: Zygote, phases: Phases) -> None:
+    def __init__(self, directory: Path, zygote: Zygote, phases: Phases, lock: int) -> None:
+        self._lock = lock
         self.directory = directory
         self.phases = phases
         self._zygote = zygote
@@ -106,6 +107,7 @@ class Cluster:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
+        gone = asyncio.create_task(self._directory_gone(ended))
         try:
             start = asyncio.create_task(self._start())
             waiting = asyncio.create_task(ended.wait())
@@ -117,7 +119,15 @@ class Cluster:
                 start.cancel()
                 await asyncio.gather(start, return_exceptions=True)
         finally:
+            gone.cancel()
             await self._stop()
+
+    async def _directory_gone(self, ended: asyncio.Event) -> None:
+        """A cluster whose directory was deleted under it ends: nobody could stop it any more."""
+        while os.fstat(self._lock).st_nlink:  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(2)
+        log.warning("the directory is gone")
+        ended.set()
 
     async def _start(self) -> None:
         from sampan.cluster.apiserver.pki import Pki
@@ -265,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # First of all: it imports the common libraries while we start, on the other core.
     zygote = Zygote.start()
     phases.done("interpreter")
-    cluster = Cluster(directory, zygote, phases)
+    cluster = Cluster(directory, zygote, phases, held)
     try:
         _run(cluster.run())
     except Exception:
