@@ -102,7 +102,7 @@ def test_logs(pods: System) -> None:
     assert pods.kubectl("logs", "pair", "-c", "talker", "--since=1h").startswith("line 1\n")
     assert not pods.kubectl("logs", "pair", "-c", "talker", "--since=1s").startswith("line 1\n")
     assert pods.kubectl("logs", "pair", "-c", "quiet", "--since-time=2100-01-01T00:00:00Z") == ""
-    everything = pods.kubectl("logs", "-l", "app=pair", "--all-containers", "--prefix")
+    everything = pods.kubectl("logs", "-l", "app=pair", "--all-containers", "--prefix", "--tail=-1")
     assert "[pod/pair/talker] line 1\n" in everything
     assert "[pod/pair/quiet] quiet begins\n" in everything
     assert "serving\n" in pods.kubectl("logs", "deployment/web")

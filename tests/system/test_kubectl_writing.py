@@ -336,3 +336,38 @@ def test_custom_kinds(cluster: System) -> None:
     cluster.kubectl("patch", "ct", "mine", "--type=merge", "-p", '{"spec":{"replicas":2}}')
     cluster.kubectl("delete", "crd", "crontabs.stable.example.com", "--timeout=20s")
     assert "the server could not find the requested resource" in cluster.kubectl("get", "ct", check=False)
+
+
+def test_stateful_sets_and_daemon_sets_roll(cluster: System) -> None:
+    cluster.kubectl("apply", "-f", str(MANIFESTS / "sets.yaml"))
+    assert "2 new pods have been updated" in cluster.kubectl("rollout", "status", "sts/st", "--timeout=30s")
+    assert 'daemon set "ds" successfully rolled out' in cluster.kubectl("rollout", "status", "ds/ds", "--timeout=30s")
+    for target in ("daemonset.apps/ds", "statefulset.apps/st"):
+        assert "env updated" in cluster.kubectl("set", "env", target, "COLOUR=red")
+        cluster.kubectl("rollout", "status", target, "--timeout=30s")
+        history = cluster.kubectl("rollout", "history", target)
+        assert re.findall(r"^(\d+)", history, re.MULTILINE) == ["1", "2"]
+        assert cluster.kubectl("rollout", "undo", target, "--to-revision=1") == f"{target} rolled back\n"
+        cluster.kubectl("rollout", "status", target, "--timeout=30s")
+        found = cluster.kubectl("get", target, "-o", "jsonpath={.spec.template.spec.containers[0].env}")
+        assert found == ""
+    assert cluster.kubectl("get", "pods", "-l", "app=st", "-o", "name") == "pod/st-0\npod/st-1\n"
+    assert "create Pod st-1 in StatefulSet st successful" in cluster.kubectl("describe", "statefulset", "st")
+    assert "Number of Nodes Scheduled with Available Pods: 1" in cluster.kubectl("describe", "daemonset", "ds")
+    cluster.kubectl("delete", "-f", str(MANIFESTS / "sets.yaml"), "--timeout=30s")
+    assert cluster.kubectl("get", "pods", "-l", "app in (st,ds)", "-o", "name") == ""
+    # the claims of a StatefulSet outlive it
+    assert cluster.kubectl("delete", "pvc", "d-st-0", "d-st-1", "--timeout=20s").count("deleted") == 2
+
+
+def test_kustomize_reconcile_and_server_dry_run(cluster: System, tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text(SMALL.replace("NAME", "based"))
+    (tmp_path / "kustomization.yaml").write_text("resources: [map.yaml]\nnamePrefix: x-\n")
+    assert cluster.kubectl("apply", "-k", str(tmp_path), "--dry-run=server").endswith("created (server dry run)\n")
+    assert cluster.kubectl("apply", "-k", str(tmp_path)) == "configmap/x-based created\n"
+    role = (
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: made, namespace: default}\n"
+        "rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]\n"
+    )
+    said = cluster.kubectl("auth", "reconcile", "-f", "-", stdin=role)
+    assert said.startswith("role.rbac.authorization.k8s.io/made reconciled\n")
