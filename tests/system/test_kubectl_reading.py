@@ -288,10 +288,10 @@ def test_watch_follows_changes(world: System, form: tuple[str, ...]) -> None:
 def test_large_lists_come_in_pages(world: System) -> None:
     maps: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"page-{n:02}", "labels": {"set": "page"}}}
-        for n in range(25)
+        for n in range(12)
     ]
     world.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": maps}))
-    said = world.kubectl("get", "configmaps", "-l", "set=page", "--chunk-size=10", "-o", "name")
-    assert said.split() == [f"configmap/page-{n:02}" for n in range(25)]
+    said = world.kubectl("get", "configmaps", "-l", "set=page", "--chunk-size=5", "-o", "name")
+    assert said.split() == [f"configmap/page-{n:02}" for n in range(12)]
     world.kubectl("delete", "configmaps", "-l", "set=page")
     assert world.kubectl("get", "configmaps", "-l", "set=page", "-o", "name") == ""
