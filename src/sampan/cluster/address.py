@@ -34,11 +34,6 @@ class Slice:
         return f"127.{self.number}.0.1"
 
     @property
-    def pod_cidr(self) -> str:
-        """Pods use the lower half only: 127.N.1.1 - 127.N.127.254."""
-        return f"127.{self.number}.0.0/17"
-
-    @property
     def service_cidr(self) -> str:
         return f"127.{self.number}.128.0/17"
 

@@ -159,9 +159,6 @@ class Catalog:
     def __iter__(self) -> Iterator[Kind]:
         return iter(list(self._kinds.values()))
 
-    def is_custom(self, group: str) -> bool:
-        return any(kind.crd is not None and kind.resource.group == group for kind in self._kinds.values())
-
     def set_custom(self, name: str, served: list[Kind]) -> None:
         """Serve these versions of the CRD called `name`, and no others of it."""
         for kind in self._custom.pop(name, []):

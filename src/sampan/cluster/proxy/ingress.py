@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from sampan.cluster.proxy import resources
 from sampan.cluster.proxy.resources import Resource
-from sampan.kube.objects import Object, annotations_of, key_of, name_of, namespace_of
+from sampan.kube.objects import Object, annotations_of, key_of, namespace_of
 
 CLASSES = frozenset({None, "", "nginx", "sampan"})
 _ANNOTATION = "nginx.ingress.kubernetes.io/"
@@ -161,7 +161,3 @@ def tls_hosts(ingress: Object) -> list[tuple[str, list[str]]]:
         for entry in ingress["spec"].get("tls") or ()
         if entry.get("secretName")
     ]
-
-
-def described(ingress: Object) -> str:
-    return f"{namespace_of(ingress)}/{name_of(ingress)}"
