@@ -18,7 +18,8 @@ HEADINGS = ("area", "what", "value", "peer", "its value", "ratio")
 
 
 def areas() -> list[str]:
-    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+    found = [*HERE.glob("*.py"), *(path.parent for path in HERE.glob("*/__init__.py"))]
+    return sorted(path.stem for path in found if not path.stem.startswith("_"))
 
 
 def number(value: float | None) -> str:

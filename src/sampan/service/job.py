@@ -52,7 +52,7 @@ async def _main(process: Process, name: str, function: Any) -> int:
 
 
 async def _call(process: Process, function: Any) -> None:
-    process.start()
+    await process.start()
     if inspect.iscoroutinefunction(function):
         await function()
     else:

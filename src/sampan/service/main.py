@@ -22,6 +22,7 @@ from sampan.model import Application, Service
 from sampan.service.bindings import BindingError
 from sampan.service.http import endpoints
 from sampan.service.http.middleware import Middleware
+from sampan.service.lifecycle import Stage
 from sampan.service.process import Process, StartError, load_application, load_string, named
 
 log = logging.getLogger("sampan")
@@ -64,56 +65,55 @@ def drain_seconds() -> float:
 
 class Runner:
     def __init__(self, process: Process, service: Service, application: Application) -> None:
+        from sampan.service.http.server import Server
+
         self.process, self.service = process, service
         app: Any = load_string(service.asgi, f"asgi of service {service.name!r},") if service.asgi else None
         if service.asgi and not callable(app):
             raise StartError(f"asgi of service {service.name!r}: {service.asgi} is not an ASGI application")
         if any(grant.access == "subscribe" for grant in service.grants):
-            process.prepare_consumers()
+            load_string("sampan.service.messaging.binding:bind_consumers", "binder")(process)
         self.readiness = endpoints.Readiness(process.checks)
         self.middleware = Middleware(app or endpoints.nothing, process.registry, process.output, process.identity)
         ours = endpoints.endpoints(self.readiness, process.registry, self.middleware.exposed, process.redactor.clean)
         self.middleware.endpoints = {
             path: handler for path, handler in ours.items() if app is None or not endpoints.answered_by(app, path)
         }
+        self.port = int(os.environ.get("PORT") or service.port)
+        self.server = Server(self.middleware, os.environ.get("SAMPAN_POD_IP") or "0.0.0.0", self.port)  # noqa: S104  # a pod's address is its own
+        process.add(Stage.SERVERS, "http", self.server)
 
     async def main(self, started: float) -> int:
-        from sampan.service.http.server import Server
-
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, stop)
         process = self.process
-        process.start()
-        self.readiness.checks = process.checks
-        port = int(os.environ.get("PORT") or self.service.port)
-        server = Server(self.middleware, os.environ.get("SAMPAN_POD_IP") or "0.0.0.0", port)  # noqa: S104  # a pod's address is its own
         try:
-            await server.start()
+            await process.start(Stage.RESOURCES, Stage.BACKGROUND, Stage.SERVERS)
+            await process.start(Stage.CONSUMERS)
         except (RuntimeError, OSError) as error:
             log.critical("cannot start: %s", error)
             await process.stop()
             return 1
-        process.start_consumers()
         self.readiness.started = True
         log.info(
             "serving",
-            extra={"port": port, "start_seconds": round(time.perf_counter() - started, 3), "pid": os.getpid()},
+            extra={"port": self.port, "start_seconds": round(time.perf_counter() - started, 3), "pid": os.getpid()},
         )
         # the heap as it is now stays; collections look at what requests leave behind, and less often
         gc.freeze()
         gc.set_threshold(10_000, 20, 20)
-        await self._until(stop, server)
+        await self._until(stop)
         asked = stop.is_set()
         if not asked:
             log.critical("the HTTP server ended by itself")
-        await self._stop(server)
+        await self._stop()
         return 0 if asked else 1
 
-    async def _until(self, stop: asyncio.Event, server: Any) -> None:
+    async def _until(self, stop: asyncio.Event) -> None:
         waiting = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({waiting, server._task}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, self.server.ended()}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
     def _signalled(self, stop: asyncio.Event) -> None:
@@ -122,7 +122,7 @@ class Runner:
             os._exit(1)
         stop.set()
 
-    async def _stop(self, server: Any) -> None:
+    async def _stop(self) -> None:
         begun = time.monotonic()
         # a stop that takes longer than its budget ends here, whatever hangs
         guard = threading.Timer(_BUDGET_SECONDS, _overdue)
@@ -131,9 +131,8 @@ class Runner:
         log.info("stopping", extra={"in_flight": self.middleware.in_flight})
         self.readiness.draining = self.middleware.draining = True
         await asyncio.sleep(drain_seconds())
-        await server.stop()
-        self.middleware.flush()
         await self.process.stop()
+        self.middleware.flush()
         guard.cancel()
         log.info("stopped", extra={"seconds": round(time.monotonic() - begun, 3)})
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sampan.service.bindings import Binding, BindingError
-from sampan.service.cache import RedisCache
+from sampan.service.cache.redis import RedisCache
 from sampan.service.telemetry.metrics import Registry
 
 

@@ -14,6 +14,7 @@ import ssl
 import struct
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from sampan.cluster.kubelet.zygote import Container
 from sampan.kube.objects import Object
@@ -138,7 +139,7 @@ async def _grpc(ip: str, port: int, service: str) -> str:
     name = service.encode()
     request = b"\n" + struct.pack("B", len(name)) + name if name else b""
     async with grpc.aio.insecure_channel(f"{ip}:{port}") as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
         try:
             answer: bytes = await check(request)
         except grpc.aio.AioRpcError as error:

@@ -12,7 +12,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -70,6 +70,26 @@ class Span(NamedTuple):
     error: str
 
 
+class Refusal(NamedTuple):
+    """What a guard answers in place of the application: a JSON body and further headers."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Guard(Protocol):
+    """Decides before the application runs, and hears of the end. What one `enter` refused, it does not `leave`.
+
+    `enter` answers at once where it can and returns an awaitable where it must ask somebody. It may put what it found
+    into `scope` (the caller: `scope["sampan.caller"]`).
+    """
+
+    def enter(self, scope: Scope, context: Context) -> Refusal | Awaitable[Refusal | None] | None: ...
+
+    def leave(self, scope: Scope, context: Context, status: int, seconds: float) -> None: ...
+
+
 class Middleware:
     """Wraps the user's `app`; `endpoints` (path -> handler) answer in front of it and are neither traced nor logged."""
 
@@ -84,6 +104,9 @@ class Middleware:
         self.app, self.output = app, output
         self.identity = identity or {}
         self.endpoints = endpoints or {}
+        self.guards: tuple[Guard, ...] = ()
+        self.receivers: tuple[Callable[[Scope, Receive], Receive], ...] = ()  # wrap `receive` of requests with a body
+        self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # added to every response
         self.draining = False
         self.active = registry.gauge("http_requests_active", "Requests being served.")
         self.active.set(0)
@@ -130,7 +153,7 @@ class Middleware:
                 held.clear()
             elif message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), request_id]
+                headers = [*message.get("headers", ()), request_id, *self.response_headers]
                 if self.draining:
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
@@ -140,7 +163,18 @@ class Middleware:
             await send(message)
 
         self._in_flight += 1
+        entered = 0
         try:
+            for guard in self.guards:
+                refusal = guard.enter(scope, context)
+                if refusal is not None and not isinstance(refusal, Refusal):
+                    refusal = await refusal
+                if refusal is not None:
+                    await _refuse(refusal, sending)
+                    return
+                entered += 1
+            for wrap in self.receivers:
+                receive = wrap(scope, receive)
             if context.deadline is None:
                 await self.app(scope, receive, sending)
             else:
@@ -165,8 +199,11 @@ class Middleware:
             raise
         finally:
             self._in_flight -= 1
+            seconds = time.perf_counter() - clock
+            for guard in self.guards[:entered]:
+                guard.leave(scope, context, status or 499, seconds)
             # 499: the client left before there was an answer
-            self._account(scope, context, agent, status or 499, (started, time.perf_counter() - clock), error)
+            self._account(scope, context, agent, status or 499, (started, seconds), error)
 
     def _account(  # noqa: PLR0917
         self, scope: Scope, context: Context, agent: str, status: int, times: tuple[float, float], error: str
@@ -276,6 +313,12 @@ class Middleware:
     def exposed(self) -> None:
         """Bring gauges up to date before an exposition."""
         self.active.set(self._in_flight)
+
+
+async def _refuse(refusal: Refusal, send: Send) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(refusal.body)).encode())]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": [*headers, *refusal.headers]})
+    await send({"type": "http.response.body", "body": refusal.body})
 
 
 _ANSWERS: Final = {503: "a service or store this request needs is not available", 504: "deadline exceeded"}

@@ -55,6 +55,11 @@ class Server(uvicorn.Server):
         except SystemExit as end:
             raise RuntimeError("the application's lifespan or the listening socket failed; see the log") from end
 
+    def ended(self) -> asyncio.Task[None]:
+        """Done when the server has ended, asked to or not."""
+        assert self._task is not None, "not started"
+        return self._task
+
     async def stop(self) -> None:
         self.should_exit = True
         if self._task is not None:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 
-from sampan.service.breaker import Breaker
+from sampan.service.resilience.breaker import Breaker
 from sampan.service.telemetry.context import CURRENT, TIMEOUT_MS, outgoing_headers
 from sampan.service.telemetry.metrics import Registry
 
@@ -87,9 +87,14 @@ class Pool:
             )
         return self._session
 
-    async def close(self) -> None:
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+    async def close(self) -> None:
+        await self.stop()
 
 
 class HttpClient:

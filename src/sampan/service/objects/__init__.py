@@ -1,0 +1,1 @@
+"""Object storage: directories and S3."""

@@ -1,0 +1,1 @@
+"""gRPC beside HTTP: the server, its interceptors, and clients of other services."""

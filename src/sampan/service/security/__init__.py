@@ -1,0 +1,1 @@
+"""Who calls (authenticators), what they may do (authorization), and the record of it (audit)."""
