@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from msgspec import Struct
 
-from sampan.service.resilience.breaker import CLOSED, OPEN, Breaker
 from sampan.service.http.client import CallError, CircuitOpen, DeadlineExceeded, HttpClient, Pool
+from sampan.service.resilience.breaker import CLOSED, OPEN, Breaker
 from sampan.service.telemetry.context import CURRENT, from_headers
 from sampan.service.telemetry.metrics import Registry
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from sampan.service import bindings
 from sampan.service.bindings import Binding, BindingError
-from sampan.service.objects.buckets import FileBucket
 from sampan.service.configuration.files import FileConfig, FileSecret, typed
 from sampan.service.data.database import SqlDatabase
+from sampan.service.objects.buckets import FileBucket
 from sampan.service.telemetry.logs import Redactor
 from sampan.service.telemetry.metrics import Registry
 
