@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from benchmarks import Row
 
-MODULES = ("http",)
+MODULES = ("http", "messages")
 
 
 def run() -> Iterable[Row]:
