@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sampan.service.http.middleware import Endpoint
+from sampan.service.http.middleware import Endpoint, Scope
 from sampan.service.telemetry.metrics import CONTENT_TYPE, Registry
 
 _JSON: Final = "application/json"
@@ -62,14 +62,14 @@ class Readiness:
 def endpoints(
     readiness: Readiness, registry: Registry, before_metrics: Callable[[], None], clean: Callable[[bytes], bytes]
 ) -> dict[str, Endpoint]:
-    async def health() -> tuple[int, str, bytes]:
+    async def health(_: Scope) -> tuple[int, str, bytes]:
         return 200, _JSON, b'{"status":"ok"}'
 
-    async def ready() -> tuple[int, str, bytes]:
+    async def ready(_: Scope) -> tuple[int, str, bytes]:
         good, body = await readiness.report()
         return 200 if good else 503, _JSON, clean(msgspec.json.encode(body))
 
-    async def metrics() -> tuple[int, str, bytes]:
+    async def metrics(_: Scope) -> tuple[int, str, bytes]:
         before_metrics()
         return 200, CONTENT_TYPE, registry.render().encode()
 

@@ -44,7 +44,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Endpoint = Callable[[], Awaitable[tuple[int, str, bytes]]]  # -> status, content type, body
+Endpoint = Callable[[Scope], Awaitable[tuple[int, str, bytes]]]  # -> status, content type, body
 
 _READ: Final = (TRACEPARENT, TRACESTATE, BAGGAGE, REQUEST_ID, TIMEOUT_MS, B3, B3_TRACE, B3_SPAN, B3_SAMPLED)
 _WANTED: Final = {name.encode(): name for name in (*_READ, "user-agent")}
@@ -131,7 +131,7 @@ class Middleware:
             return
         endpoint = self.endpoints.get(scope["path"])
         if endpoint is not None and scope["method"] in ("GET", "HEAD"):
-            await self._answer(endpoint, scope["method"], send)
+            await self._answer(endpoint, scope, send)
             return
 
         started, clock = time.time(), time.perf_counter()
@@ -283,13 +283,13 @@ class Middleware:
             await sending({"type": "http.response.body", "body": body})
         return type(failure).__name__
 
-    async def _answer(self, endpoint: Endpoint, method: str, send: Send) -> None:
-        status, kind, body = await endpoint()
+    async def _answer(self, endpoint: Endpoint, scope: Scope, send: Send) -> None:
+        status, kind, body = await endpoint(scope)
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
         if self.draining:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     def _record(self, span: Span) -> None:
         pending = self._pending
