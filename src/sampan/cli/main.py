@@ -66,6 +66,10 @@ def parser() -> argparse.ArgumentParser:
     compile_.add_argument("-o", "--output", metavar="DIR", help="where to write; without it, to the terminal")
     compile_.add_argument("--check", action="store_true", help="write nothing; fail if DIR is not up to date")
 
+    proto = command("proto", "Generate Python from .proto files, beside them.", state=False)
+    proto.add_argument("target", nargs="?", default=".", help="directory their imports start from (.)")
+    proto.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
+
     for name, help_ in (
         ("serve", "Run one service (in a pod; SAMPAN_APP names the application)."),
         ("run", "Run one job to its end (in a pod)."),
@@ -117,6 +121,12 @@ def _compile(arguments: argparse.Namespace) -> int:
     return compile_(arguments)
 
 
+def _proto(arguments: argparse.Namespace) -> int:
+    from sampan.cli.proto import proto
+
+    return proto(arguments)
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from sampan.service.main import serve
 
@@ -143,6 +153,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "logs": _logs,
     "compile": _compile,
+    "proto": _proto,
     "serve": _serve,
     "run": _run_job,
     "migrate": _migrate,

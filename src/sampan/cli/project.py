@@ -59,6 +59,7 @@ class Project:
         for service in application.services:
             if service.name == name:
                 strings += [service.asgi] if service.asgi else []
+                strings += [service.grpc.services] if service.grpc else []
                 strings += [handler for grant in service.grants if (handler := getattr(grant, "handler", None))]
         strings += [job.run for job in application.jobs if job.name == name]
         return strings

@@ -37,6 +37,8 @@ def environment(context: Context, workload: Workload, image: str) -> list[dict[s
     }
     if isinstance(workload, Service):
         own["PORT"] = str(workload.port)
+        if workload.grpc is not None:
+            own["GRPC_PORT"] = str(workload.grpc.port)
     result: list[dict[str, Any]] = [
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in DOWNWARD.items()
     ]
@@ -91,6 +93,11 @@ def probe(declared: Probe) -> dict[str, Any]:
     }
 
 
+def listens(service: Service) -> dict[str, int]:
+    """The ports of its container by name. `http` is always there: probes and metrics are asked over it."""
+    return {"http": service.port} | ({} if service.grpc is None else {"grpc": service.grpc.port})
+
+
 def migrated(grants: list[Grant]) -> list[Database]:
     """The databases whose migrations this workload runs before it starts: those it may write to."""
     found = [
@@ -117,7 +124,9 @@ def pod(context: Context, workload: Service | Job, command: list[str]) -> dict[s
     grace = GRACE_SECONDS
     if isinstance(workload, Service):
         container |= {
-            "ports": [{"name": "http", "containerPort": workload.port, "protocol": "TCP"}],
+            "ports": [
+                {"name": name, "containerPort": number, "protocol": "TCP"} for name, number in listens(workload).items()
+            ],
             "startupProbe": probe(workload.startup),
             "readinessProbe": probe(workload.readiness),
             "livenessProbe": probe(workload.liveness),

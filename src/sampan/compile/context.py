@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MESSAGING = "messaging"
 HTTP_PORT = 8080
 """The port at which a Service of ours is reached, whatever its container listens on."""
+GRPC_PORT = 9090
+"""The same for gRPC."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sampan.compile.bindings import PORTS, server_name, type_of
+from sampan.compile.containers import listens
 from sampan.compile.context import Item, selector
 from sampan.model import Handle, Service, graph
 
@@ -33,15 +34,18 @@ def policy(context: Context, declared: Workload) -> Iterator[Item]:
     ingress: list[dict[str, Any]] = []
     if isinstance(declared, Service):
         http = [{"protocol": "TCP", "port": declared.port}]
+        callers = _pods(context, (workload for workload in graph.callers(context.app, declared)))
         if declared.public:
             ingress.append({"ports": http})
         else:
-            allowed = _pods(context, (workload for workload in graph.callers(context.app, declared)))
-            ingress.append({"from": [*allowed, _namespace(context.environment.monitoring_namespace)], "ports": http})
+            ingress.append({"from": [*callers, _namespace(context.environment.monitoring_namespace)], "ports": http})
+        if declared.grpc is not None and callers:
+            ingress.append({"from": callers, "ports": [{"protocol": "TCP", "port": declared.grpc.port}]})
     egress: list[dict[str, Any]] = [DNS, _telemetry(context)]
     for name in declared.call_names:
         callee = context.app.service(name)
-        egress.append({"to": _pods(context, [callee]), "ports": [{"protocol": "TCP", "port": callee.port}]})
+        ports = [{"protocol": "TCP", "port": port} for port in listens(callee).values()]
+        egress.append({"to": _pods(context, [callee]), "ports": ports})
     egress += _stores(context, declared.handles)
     egress += [_outside(target) for target in declared.egress]
     spec = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sampan.compile.containers import pod
-from sampan.compile.context import HTTP_PORT, Item, selector, version_of
+from sampan.compile.context import GRPC_PORT, HTTP_PORT, Item, selector, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,12 +23,16 @@ def service(context: Context, declared: Service) -> Iterator[Item]:
     yield Item(
         declared, context.object("apps/v1", "Deployment", declared.name, labels, spec=_deployment(context, declared))
     )
-    if declared.asgi is not None:
+    # appProtocol tells meshes and proxies to speak HTTP/2, and to balance each call instead of each connection
+    served = {"http": HTTP_PORT} if declared.asgi is not None else {}
+    served |= {"grpc": GRPC_PORT} if declared.grpc is not None else {}
+    if served:
         spec = {
             "type": "ClusterIP",
             "selector": selector(labels),
             "ports": [
-                {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
+                {"name": name, "port": port, "targetPort": name, "protocol": "TCP", "appProtocol": name}
+                for name, port in served.items()
             ],
         }
         yield Item(declared, context.object("v1", "Service", declared.name, labels, spec=spec))

@@ -11,12 +11,13 @@ from sampan.model.bound import (
     BoundSecret,
     BoundTopic,
     Reply,
+    ServiceChannel,
     ServiceClient,
 )
 from sampan.model.handles import Bucket, Cache, Config, Database, Grant, Handle, Secret, Topic
 from sampan.model.location import Location
 from sampan.model.problems import ModelError, NotBound, Problem
-from sampan.model.values import Environment, Probe, Resources, Route, Scale
+from sampan.model.values import Environment, Grpc, Probe, Resources, Route, Scale
 
 __all__ = [
     "Application",
@@ -32,6 +33,7 @@ __all__ = [
     "Database",
     "Environment",
     "Grant",
+    "Grpc",
     "Handle",
     "Job",
     "Location",
@@ -46,6 +48,7 @@ __all__ = [
     "Scale",
     "Secret",
     "Service",
+    "ServiceChannel",
     "ServiceClient",
     "Topic",
 ]

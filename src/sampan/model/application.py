@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from sampan.model.handles import Config, Database, Grant, Handle, Secret
 from sampan.model.location import Location, here
 from sampan.model.problems import ModelError, NotBound, Problem
-from sampan.model.values import Environment, Probe, Resources, Route, Scale
+from sampan.model.values import Environment, Grpc, Probe, Resources, Route, Scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sampan.model.bound import ServiceClient
+    from sampan.model.bound import ServiceChannel, ServiceClient
 
     N = TypeVar("N", "Service", "Job", "Database")
+    S = TypeVar("S")
     Use = Grant | Config[Any] | Secret
     Patcher = Callable[[dict[str, Any]], dict[str, Any] | None]
 
@@ -90,7 +91,8 @@ def routes(public: str | Route | Sequence[str | Route] | None, rewrite: str | No
 
 
 class Service(Workload):
-    """A process that runs all the time: an ASGI application (`asgi="module:attribute"`), consumers of topics, or both.
+    """A process that runs all the time: an ASGI application (`asgi="module:attribute"`), gRPC services
+    (`grpc="module:function"`, see Grpc), consumers of topics, or any of these together.
 
     `public` are path prefixes ("/api/orders", or "host/path") the Ingress leads here; `rewrite` replaces the prefix.
     `replicas` is short for `scale=Scale(n)`. `egress` allows connections out of the system, as "CIDR:port".
@@ -106,6 +108,7 @@ class Service(Workload):
         name: str,
         asgi: str | None = None,
         *,
+        grpc: str | Grpc | None = None,
         uses: Sequence[Use] = (),
         calls: Sequence[Service | str] = (),
         public: str | Route | Sequence[str | Route] | None = None,
@@ -122,6 +125,7 @@ class Service(Workload):
     ) -> None:
         super().__init__(name, uses=uses, calls=calls, env=env, resources=resources, egress=egress)
         self.asgi = asgi
+        self.grpc = Grpc(grpc) if isinstance(grpc, str) else grpc
         self.public = routes(public, rewrite)
         self.rewrite = rewrite
         self.port = port
@@ -130,6 +134,7 @@ class Service(Workload):
         self.liveness = liveness or Probe("/health", period=10, failures=3)
         self.startup = startup or Probe("/health", period=1, failures=60)
         self._client: ServiceClient | None = None
+        self._channel: ServiceChannel | None = None
 
     def bind(self, client: ServiceClient | None) -> None:
         """Put a client (see `bound.py`) behind `.client`; None takes it away."""
@@ -149,6 +154,25 @@ class Service(Workload):
                 f"those services have one that SERVICE names in `calls`; elsewhere call .bind(...)."
             )
         return self._client
+
+    def bind_rpc(self, channel: ServiceChannel | None) -> None:
+        """Put a channel (see `bound.py`) behind `.rpc`; None takes it away."""
+        self._channel = channel
+
+    @property
+    def rpc_variable(self) -> str:
+        """The environment variable that overrides the gRPC address of the service: `host:port`, or a gRPC target."""
+        return f"SAMPAN_SERVICE_{self.name.upper().replace('-', '_')}_GRPC"
+
+    def rpc(self, stub: Callable[[Any], S]) -> S:
+        """A gRPC client of this service: `users.rpc(UsersStub)`, where UsersStub is the generated class."""
+        if self._channel is None:
+            why = f'it has no grpc="module:function" and {self.rpc_variable} is not set. ' if self.grpc is None else ""
+            raise NotBound(
+                f"{self!r}, declared at {self.location}, has no gRPC client in this process. {why}Inside `sampan serve "
+                f"SERVICE` those services have one that SERVICE names in `calls`; elsewhere call .bind_rpc(...)."
+            )
+        return self._channel.stub(stub)
 
 
 class Job(Workload):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,12 +13,63 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class BoundDatabase(Protocol):
+class Done(Protocol):
+    """`rowcount` rows were changed (-1 where the server does not say); `last_id` is the last key made, or None."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    @property
+    def last_id(self) -> int | None: ...
+
+
+class Reading(Protocol):
+    """Plain SQL that reads; see `Database` for what each gives."""
+
+    def one(self, type: type[T], sql: str, /, **parameters: Any) -> Awaitable[T]: ...
+
+    def first(self, type: type[T], sql: str, /, **parameters: Any) -> Awaitable[T | None]: ...
+
+    def all(self, type: type[T], sql: str, /, **parameters: Any) -> Awaitable[list[T]]: ...
+
+    def value(self, type: type[T], sql: str, /, **parameters: Any) -> Awaitable[T]: ...
+
+    def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncIterator[T]: ...
+
+
+class Queries(Reading, Protocol):
+    """Plain SQL that reads and writes."""
+
+    def execute(self, sql: str, /, **parameters: Any) -> Awaitable[Done]: ...
+
+    def execute_many(self, sql: str, rows: Iterable[Mapping[str, Any]], /) -> Awaitable[Done]: ...
+
+
+class Transaction(Queries, Protocol):
+    """A transaction in hand. `info` is for whoever needs to remember something until it ends."""
+
+    info: dict[str, Any]
+
+    def begin(self) -> AbstractAsyncContextManager[Transaction]:
+        """A savepoint: an exception that leaves the block undoes what was done in it, and no more."""
+        ...
+
+
+class BoundDatabase(Queries, Protocol):
     """`session` leaves committing to its user; `transaction` commits on leaving and rolls back on an exception."""
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]: ...
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]: ...
+
+    def begin(self, isolation: str = "", *, read_only: bool = False) -> AbstractAsyncContextManager[Transaction]: ...
+
+    def retrying(
+        self, function: Callable[[Transaction], Awaitable[T]], attempts: int = 5, isolation: str = ""
+    ) -> Awaitable[T]: ...
+
+    @property
+    def replica(self) -> Reading: ...
 
 
 class BoundCache(Protocol):
@@ -96,3 +147,9 @@ class ServiceClient(Protocol):
     async def patch(self, path: str, **options: Any) -> Reply: ...
 
     async def delete(self, path: str, **options: Any) -> Reply: ...
+
+
+class ServiceChannel(Protocol):
+    """Gives stubs of another service, over connections they share. `stub` is the class protoc generated."""
+
+    def stub(self, stub: Callable[[Any], T]) -> T: ...

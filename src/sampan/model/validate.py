@@ -10,7 +10,7 @@ from sampan.model.application import Application, Job, Service, Workload
 from sampan.model.handles import Config, Database, Grant, Handle, Secret, Topic
 from sampan.model.imports import check_handler, check_import
 from sampan.model.problems import Problem
-from sampan.model.values import Environment, Probe, Resources, Scale
+from sampan.model.values import Environment, Grpc, Probe, Resources, Scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sampan.model.location import Location
 
 ENGINES = ("mysql", "postgresql", "sqlite")
-RESERVED_ENV = {"PORT", "POD_NAME", "POD_NAMESPACE", "POD_IP", "SERVICE_BINDING_ROOT"}
+RESERVED_ENV = {"PORT", "GRPC_PORT", "POD_NAME", "POD_NAMESPACE", "POD_IP", "SERVICE_BINDING_ROOT"}
 RESERVED_ENV |= {f"SAMPAN_{name}" for name in ("APP", "ENVIRONMENT", "VERSION", "CONFIG_ROOT")}
 MESSAGING = "messaging"
 SUFFIX = {"database": "db", "cache": "cache"}
@@ -133,11 +133,12 @@ def _calls(app: Application, report: _Report) -> None:
                     if isinstance(call, str)
                     else f"add it to services=[...] of the application declared at {app.location}",
                 )
-            elif ours.asgi is None:
+            elif ours.asgi is None and ours.grpc is None:
                 report(
                     f"{workload!r} calls {name!r}, which serves no HTTP",
                     workload.location,
-                    f'give {ours!r} an application (asgi="module:attribute"), or speak to it through a topic',
+                    f'give {ours!r} an application (asgi="module:attribute") or gRPC services '
+                    '(grpc="module:function"), or speak to it through a topic',
                 )
     for cycle in graph.cycles(app):
         first = declared[cycle[0]]
@@ -179,10 +180,11 @@ def _public(app: Application, report: _Report) -> None:
 
 def _imports(app: Application, report: _Report) -> None:
     for workload in app.workloads:
-        named = workload.asgi if isinstance(workload, Service) else workload.run if isinstance(workload, Job) else None
-        if named is not None and (wrong := check_import(named)):
-            what = "asgi" if isinstance(workload, Service) else "run"
-            report(f"{workload!r}: {what}={named!r} {wrong[0]}", workload.location, wrong[1])
+        for what in ("asgi", "grpc", "run"):
+            named = getattr(workload, what, None)
+            named = named.services if isinstance(named, Grpc) else named
+            if named is not None and (wrong := check_import(named)):
+                report(f"{workload!r}: {what}={named!r} {wrong[0]}", workload.location, wrong[1])
         for grant in workload.grants:
             if grant.access != "subscribe" or not isinstance(grant.handle, Topic):
                 continue
@@ -264,10 +266,26 @@ def _workload_values(workload: Any, location: Location, where: str, report: _Rep
             wrong(f"has the port {workload.port}", "a port is 1 to 65535")
         for probe in (workload.readiness, workload.liveness, workload.startup):
             _probe_values(probe, wrong)
-        if workload.asgi is None and not any(grant.access == "subscribe" for grant in workload.grants):
-            wrong("does nothing", 'give it an application (asgi="module:attribute") or a topic to subscribe to')
+        if not (workload.asgi or workload.grpc or any(grant.access == "subscribe" for grant in workload.grants)):
+            wrong(
+                "does nothing",
+                'give it an application (asgi="module:attribute"), gRPC services (grpc="module:function") or a topic '
+                "to subscribe to",
+            )
+        if workload.grpc is not None:
+            _grpc_values(workload.grpc, workload.port, wrong)
     else:
         _job_values(workload, wrong)
+
+
+def _grpc_values(grpc: Grpc, http_port: int, wrong: Callable[[str, str], None]) -> None:
+    if not 1 <= grpc.port <= 65535:
+        wrong(f"has the gRPC port {grpc.port}", "a port is 1 to 65535")
+    if grpc.port == http_port:
+        wrong(f"serves HTTP and gRPC on one port, {http_port}", "give one of them another: Grpc(..., port=9090)")
+    for name in ("max_message", "max_streams", "connection_age"):
+        if getattr(grpc, name) <= 0:
+            wrong(f"has the gRPC {name} {getattr(grpc, name)}", "it is more than 0")
 
 
 def _job_values(job: Job, wrong: Callable[[str, str], None]) -> None:

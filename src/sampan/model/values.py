@@ -46,6 +46,25 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Grpc:
+    """How a service speaks gRPC. `services` ("module:function") names a function that adds them to a server:
+
+        def add_services(server: grpc.aio.Server) -> None:
+            users_pb2_grpc.add_UsersServicer_to_server(Users(), server)
+
+    `max_message` is in bytes, `max_streams` per connection. A connection is asked to reconnect after about
+    `connection_age` seconds, so that new instances get their share. `reflection` None: only where stores are local.
+    """
+
+    services: str
+    port: int = 9090
+    max_message: int = 4 * 1024 * 1024
+    max_streams: int = 1000
+    connection_age: float = 300
+    reflection: bool | None = None
+
+
+@dataclass(frozen=True)
 class Route:
     """A public path prefix, on `host` or the host of the environment. `rewrite` replaces the prefix."""
 
