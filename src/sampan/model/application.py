@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sampan.model.bound import ServiceChannel, ServiceClient
+    from sampan.model.security import Security
 
     N = TypeVar("N", "Service", "Job", "Database")
     S = TypeVar("S")
@@ -122,6 +123,7 @@ class Service(Workload):
         liveness: Probe | None = None,
         startup: Probe | None = None,
         egress: Sequence[str] = (),
+        security: Security | None = None,
     ) -> None:
         super().__init__(name, uses=uses, calls=calls, env=env, resources=resources, egress=egress)
         self.asgi = asgi
@@ -134,7 +136,15 @@ class Service(Workload):
         self.liveness = liveness or Probe("/health", period=10, failures=3)
         self.startup = startup or Probe("/health", period=1, failures=60)
         self._client: ServiceClient | None = None
+        self.security: Security | None = None
+        if security is not None:
+            self.secure(security)
         self._channel: ServiceChannel | None = None
+
+    def secure(self, security: Security) -> None:
+        """Guard it so; it then uses the secrets its authenticators read."""
+        self.security = security
+        self.uses += [secret for secret in security.secrets if all(secret is not use for use in self.uses)]
 
     def bind(self, client: ServiceClient | None) -> None:
         """Put a client (see `bound.py`) behind `.client`; None takes it away."""
@@ -222,7 +232,7 @@ class Patch:
 
 
 class Application:
-    """A whole system."""
+    """A whole system. `security` is that of every service which declares none of its own."""
 
     kind = "application"
 
@@ -234,9 +244,14 @@ class Application:
         jobs: Sequence[Job] = (),
         environments: Sequence[Environment] = (),
         version: str = "0.1.0",
+        security: Security | None = None,
     ) -> None:
         self.name = name
         self.services = list(services)
+        if security is not None:
+            for service in self.services:
+                if service.security is None:
+                    service.secure(security)
         self.jobs = list(jobs)
         self.environments = list(environments)
         self.version = version

@@ -10,6 +10,7 @@ from sampan.model.application import Application, Job, Service, Workload
 from sampan.model.handles import Config, Database, Grant, Handle, Secret, Topic
 from sampan.model.imports import check_handler, check_import
 from sampan.model.problems import Problem
+from sampan.model.security import mistakes
 from sampan.model.values import Environment, Grpc, Probe, Resources, Scale
 
 if TYPE_CHECKING:
@@ -405,6 +406,17 @@ def _patches(app: Application, report: _Report) -> None:
             )
 
 
+def _security(app: Application, report: _Report) -> None:
+    for service in app.services:
+        if service.security is None:
+            continue
+        for message, remedy, severity in mistakes(service.security):
+            report(f"the security of {service!r} {message}", service.location, remedy, severity)
+        for what, text in service.security.functions:
+            if wrong := check_import(text):
+                report(f"the security of {service!r}: {what}={text!r} {wrong[0]}", service.location, wrong[1])
+
+
 CHECKS: list[Callable[[Application, _Report], None]] = [
     _names,
     _resources_used,
@@ -415,4 +427,5 @@ CHECKS: list[Callable[[Application, _Report], None]] = [
     _values,
     _environments,
     _patches,
+    _security,
 ]
