@@ -18,7 +18,7 @@ from sampan.model.handles import Bucket, Cache, Config, Database, Grant, Handle,
 from sampan.model.location import Location
 from sampan.model.problems import ModelError, NotBound, Problem
 from sampan.model.security import Cel, Cors, Introspection, Oidc, Password, PeerIdentity, Rego, Security
-from sampan.model.values import Environment, Grpc, Probe, Resources, Route, Scale
+from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Route, Scale
 
 __all__ = [
     "Application",

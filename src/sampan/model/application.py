@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from sampan.model.handles import Config, Database, Grant, Handle, Secret
 from sampan.model.location import Location, here
 from sampan.model.problems import ModelError, NotBound, Problem
-from sampan.model.values import Environment, Grpc, Probe, Resources, Route, Scale
+from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Route, Scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,6 +96,8 @@ class Service(Workload):
     (`grpc="module:function"`, see Grpc), consumers of topics, or any of these together.
 
     `public` are path prefixes ("/api/orders", or "host/path") the Ingress leads here; `rewrite` replaces the prefix.
+    `background` names what runs for the whole life of the process: coroutine functions, `Every(60, "module:function")`,
+    objects with async start() and stop(). `readiness_checks` names functions that raise when it cannot take work.
     `replicas` is short for `scale=Scale(n)`. `egress` allows connections out of the system, as "CIDR:port".
     """
 
@@ -123,6 +125,8 @@ class Service(Workload):
         liveness: Probe | None = None,
         startup: Probe | None = None,
         egress: Sequence[str] = (),
+        background: Sequence[str | Every] = (),
+        readiness_checks: Sequence[str] = (),
         security: Security | None = None,
     ) -> None:
         super().__init__(name, uses=uses, calls=calls, env=env, resources=resources, egress=egress)
@@ -135,6 +139,8 @@ class Service(Workload):
         self.readiness = readiness or Probe("/ready", period=2, failures=2)
         self.liveness = liveness or Probe("/health", period=10, failures=3)
         self.startup = startup or Probe("/health", period=1, failures=60)
+        self.background = list(background)
+        self.readiness_checks = list(readiness_checks)
         self._client: ServiceClient | None = None
         self.security: Security | None = None
         if security is not None:

@@ -11,7 +11,7 @@ from sampan.model.handles import Config, Database, Grant, Handle, Secret, Topic
 from sampan.model.imports import check_handler, check_import
 from sampan.model.problems import Problem
 from sampan.model.security import mistakes
-from sampan.model.values import Environment, Grpc, Probe, Resources, Scale
+from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,6 +186,11 @@ def _imports(app: Application, report: _Report) -> None:
             named = named.services if isinstance(named, Grpc) else named
             if named is not None and (wrong := check_import(named)):
                 report(f"{workload!r}: {what}={named!r} {wrong[0]}", workload.location, wrong[1])
+        for what in ("background", "readiness_checks"):
+            for one in getattr(workload, what, ()):
+                named = one.run if isinstance(one, Every) else one
+                if wrong := check_import(named):
+                    report(f"{workload!r}: {what}={named!r} {wrong[0]}", workload.location, wrong[1])
         for grant in workload.grants:
             if grant.access != "subscribe" or not isinstance(grant.handle, Topic):
                 continue
@@ -267,11 +272,15 @@ def _workload_values(workload: Any, location: Location, where: str, report: _Rep
             wrong(f"has the port {workload.port}", "a port is 1 to 65535")
         for probe in (workload.readiness, workload.liveness, workload.startup):
             _probe_values(probe, wrong)
-        if not (workload.asgi or workload.grpc or any(grant.access == "subscribe" for grant in workload.grants)):
+        for every in (one for one in workload.background if isinstance(one, Every)):
+            if not every.seconds > 0 or not 0 <= every.jitter <= 1:
+                wrong(f"has the background {every!r}", "the period is above 0 seconds, jitter a share of it, 0 to 1")
+        idle = not (workload.asgi or workload.grpc or workload.background)
+        if idle and not any(grant.access == "subscribe" for grant in workload.grants):
             wrong(
                 "does nothing",
-                'give it an application (asgi="module:attribute"), gRPC services (grpc="module:function") or a topic '
-                "to subscribe to",
+                'give it an application (asgi="module:attribute"), gRPC services (grpc="module:function"), a topic to '
+                'subscribe to, or background=["module:function"]',
             )
         if workload.grpc is not None:
             _grpc_values(workload.grpc, workload.port, wrong)

@@ -65,6 +65,18 @@ class Grpc:
 
 
 @dataclass(frozen=True)
+class Every:
+    """A function, "module:function", that a service runs every so many `seconds`, never twice at once in a process.
+
+    Each instance of the service runs it. A run starts up to `jitter` times the period late, so that instances spread.
+    """
+
+    seconds: float
+    run: str
+    jitter: float = 0.1
+
+
+@dataclass(frozen=True)
 class Route:
     """A public path prefix, on `host` or the host of the environment. `rewrite` replaces the prefix."""
 

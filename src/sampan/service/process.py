@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,8 +18,8 @@ from sampan.model import Application, Bucket, Cache, Config, Database, Handle, S
 from sampan.model.application import Workload
 from sampan.service import bindings
 from sampan.service.bindings import BindingError
-from sampan.service.http.endpoints import Check
-from sampan.service.lifecycle import Component, Lifecycle, Stage
+from sampan.service.http.readiness import Check, Readiness
+from sampan.service.lifecycle import STOP, STOP_SECONDS, Component, Lifecycle, Stage
 from sampan.service.telemetry import logs
 from sampan.service.telemetry.metrics import Registry, add_process_metrics
 
@@ -92,6 +93,7 @@ class Process:
         self.output = logs.configure(self.identity, self.redactor, os.environ.get("SAMPAN_LOG_LEVEL", "INFO"))
         self.lifecycle = Lifecycle()
         self.checks: list[Check] = []
+        self.readiness = Readiness(self.checks)
         self.databases: dict[str, SqlDatabase] = {}
         self.shared: dict[str, Any] = {}  # what several handles of one kind share, for instance the broker's connection
         self._bound: list[Handle | Service] = []
@@ -135,9 +137,16 @@ class Process:
     async def start(self, *stages: Stage) -> None:
         await self.lifecycle.start(*stages)
 
-    async def stop(self) -> None:
-        """Finish what is in hand, close every pool, unbind. Never raises."""
-        await self.lifecycle.stop()
+    async def stop(self, deadline: float | None = None, flush: Callable[[], None] | None = None) -> None:
+        """Finish what is in hand, close every pool, `flush`, send the last telemetry, unbind. Never raises.
+
+        `deadline` is of time.monotonic(); without one `lifecycle.STOP_SECONDS` from now.
+        """
+        deadline = time.monotonic() + STOP_SECONDS if deadline is None else deadline
+        await self.lifecycle.stop(*(stage for stage in STOP if stage is not Stage.TELEMETRY), deadline=deadline)
+        if flush is not None:
+            flush()
+        await self.lifecycle.stop(Stage.TELEMETRY, deadline=deadline)
         for handle in self._bound:
             with contextlib.suppress(Exception):
                 handle.bind(None)

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import msgspec
 
 from sampan.service.http.middleware import Endpoint, Scope
+from sampan.service.http.readiness import Check, Degraded, Readiness
 from sampan.service.telemetry.metrics import CONTENT_TYPE, Registry
 
+__all__ = ["Check", "Degraded", "Readiness", "answered_by", "endpoints", "nothing"]
+
 _JSON: Final = "application/json"
-_CHECK_SECONDS: Final = 2.0
-_KEEP_SECONDS: Final = 0.25
-
-
-class Check:
-    """One dependency. A failing `required` one makes the service not ready, another one only degraded."""
-
-    def __init__(self, name: str, probe: Callable[[], Awaitable[None]], required: Callable[[], bool]) -> None:
-        self.name, self.probe, self.required = name, probe, required
-
-
-class Readiness:
-    """Asks all dependencies at once; the answer is shared by probes that arrive within a quarter of a second."""
-
-    def __init__(self, checks: Iterable[Check] = ()) -> None:
-        self.checks = list(checks)
-        self.started = False
-        self.draining = False
-        self._asking: asyncio.Task[dict[str, str]] | None = None
-        self._asked = 0.0
-
-    async def report(self) -> tuple[bool, dict[str, Any]]:
-        if self.draining or not self.started:
-            return False, {"status": "draining" if self.draining else "starting"}
-        if self._asking is None or time.monotonic() - self._asked > _KEEP_SECONDS:
-            self._asking, self._asked = asyncio.ensure_future(self._ask()), time.monotonic()
-        results = await asyncio.shield(self._asking)
-        failed = [check for check in self.checks if results[check.name] != "ok"]
-        ready = not any(check.required() for check in failed)
-        return ready, {"status": ("degraded" if failed else "ok") if ready else "not ready", "checks": results}
-
-    async def _ask(self) -> dict[str, str]:
-        async def one(check: Check) -> str:
-            try:
-                async with asyncio.timeout(_CHECK_SECONDS):
-                    await check.probe()
-            except TimeoutError:
-                return f"no answer within {_CHECK_SECONDS:g} s"
-            except Exception as error:
-                return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            return "ok"
-
-        answers = await asyncio.gather(*(one(check) for check in self.checks))
-        return {check.name: answer for check, answer in zip(self.checks, answers, strict=True)}
 
 
 def endpoints(
@@ -65,8 +23,9 @@ def endpoints(
     async def health(_: Scope) -> tuple[int, str, bytes]:
         return 200, _JSON, b'{"status":"ok"}'
 
-    async def ready(_: Scope) -> tuple[int, str, bytes]:
-        good, body = await readiness.report()
+    async def ready(scope: Scope) -> tuple[int, str, bytes]:
+        verbose = b"verbose" in parse_qs(scope.get("query_string", b""), keep_blank_values=True)
+        good, body = await readiness.report(verbose)
         return 200 if good else 503, _JSON, clean(msgspec.json.encode(body))
 
     async def metrics(_: Scope) -> tuple[int, str, bytes]:

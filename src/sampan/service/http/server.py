@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-IN_FLIGHT_SECONDS = 20  # of the 30 s that a pod has to end
+IN_FLIGHT_SECONDS = 18  # of the 30 s that a pod has to end; see lifecycle.KEPT_SECONDS
 
 
 class Server(uvicorn.Server):
