@@ -16,6 +16,7 @@ from sampan.model.bound import (
 )
 from sampan.model.handles import Bucket, Cache, Config, Database, Grant, Handle, Local, Secret, Topic
 from sampan.model.location import Location
+from sampan.model.policy import Breaker, Call, Limits, Policy
 from sampan.model.problems import ModelError, NotBound, Problem
 from sampan.model.security import Cel, Cors, Introspection, Oidc, Password, PeerIdentity, Rego, Security
 from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Route, Scale
@@ -29,8 +30,10 @@ __all__ = [
     "BoundDatabase",
     "BoundSecret",
     "BoundTopic",
+    "Breaker",
     "Bucket",
     "Cache",
+    "Call",
     "Cel",
     "Config",
     "Conflict",
@@ -46,6 +49,7 @@ __all__ = [
     "Handle",
     "Introspection",
     "Job",
+    "Limits",
     "Local",
     "Location",
     "ManyRows",
@@ -57,6 +61,7 @@ __all__ = [
     "Password",
     "Patch",
     "PeerIdentity",
+    "Policy",
     "Pool",
     "PoolTimeout",
     "Probe",

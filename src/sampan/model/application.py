@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sampan.model.handles import Config, Database, Grant, Handle, Secret
 from sampan.model.location import Location, here
+from sampan.model.policy import Call, Limits
 from sampan.model.problems import ModelError, NotBound, Problem
 from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Route, Scale
 
@@ -34,14 +35,15 @@ class Workload:
         name: str,
         *,
         uses: Sequence[Use],
-        calls: Sequence[Service | str],
+        calls: Sequence[Service | str | Call],
         env: Mapping[str, str] | None,
         resources: Resources | None,
         egress: Sequence[str],
     ) -> None:
         self.name = name
         self.uses = list(uses)
-        self.calls = list(calls)
+        self.calls = [call.service if isinstance(call, Call) else call for call in calls]
+        self.policies = {call.name: call.policy for call in calls if isinstance(call, Call)}  # by service
         self.env = dict(env or {})
         self.resources = resources or Resources()
         self.egress = list(egress)
@@ -98,6 +100,7 @@ class Service(Workload):
     `public` are path prefixes ("/api/orders", or "host/path") the Ingress leads here; `rewrite` replaces the prefix.
     `background` names what runs for the whole life of the process: coroutine functions, `Every(60, "module:function")`,
     objects with async start() and stop(). `readiness_checks` names functions that raise when it cannot take work.
+    `calls` are services, by themselves or as `Call(service, Policy(...))`; `limits` is what it takes on from callers.
     `replicas` is short for `scale=Scale(n)`. `egress` allows connections out of the system, as "CIDR:port".
     """
 
@@ -113,7 +116,7 @@ class Service(Workload):
         *,
         grpc: str | Grpc | None = None,
         uses: Sequence[Use] = (),
-        calls: Sequence[Service | str] = (),
+        calls: Sequence[Service | str | Call] = (),
         public: str | Route | Sequence[str | Route] | None = None,
         rewrite: str | None = None,
         port: int = 8080,
@@ -124,6 +127,7 @@ class Service(Workload):
         readiness: Probe | None = None,
         liveness: Probe | None = None,
         startup: Probe | None = None,
+        limits: Limits | None = None,
         egress: Sequence[str] = (),
         background: Sequence[str | Every] = (),
         readiness_checks: Sequence[str] = (),
@@ -141,6 +145,7 @@ class Service(Workload):
         self.startup = startup or Probe("/health", period=1, failures=60)
         self.background = list(background)
         self.readiness_checks = list(readiness_checks)
+        self.limits = limits or Limits()
         self._client: ServiceClient | None = None
         self.security: Security | None = None
         if security is not None:
@@ -211,7 +216,7 @@ class Job(Workload):
         retries: int = 3,
         suspend: bool = False,
         uses: Sequence[Use] = (),
-        calls: Sequence[Service | str] = (),
+        calls: Sequence[Service | str | Call] = (),
         env: Mapping[str, str] | None = None,
         resources: Resources | None = None,
         egress: Sequence[str] = (),

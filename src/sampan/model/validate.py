@@ -9,6 +9,7 @@ from sampan.model import graph, settings, syntax
 from sampan.model.application import Application, Job, Service, Workload
 from sampan.model.handles import Config, Database, Grant, Handle, Secret, Topic
 from sampan.model.imports import check_handler, check_import
+from sampan.model.policy import faults as policy_faults
 from sampan.model.problems import Problem
 from sampan.model.security import mistakes
 from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Scale
@@ -141,6 +142,12 @@ def _calls(app: Application, report: _Report) -> None:
                     f'give {ours!r} an application (asgi="module:attribute") or gRPC services '
                     '(grpc="module:function"), or speak to it through a topic',
                 )
+        for name, policy in workload.policies.items():
+            for written, remedy in policy_faults(policy):
+                report(f"{workload!r} calls {name!r} with {written}", workload.location, remedy)
+        if isinstance(workload, Service):
+            for written, remedy in policy_faults(workload.limits):
+                report(f"{workload!r} has {written}", workload.location, remedy)
     for cycle in graph.cycles(app):
         first = declared[cycle[0]]
         report(
