@@ -111,17 +111,18 @@ class Deleter:
 
     @staticmethod
     def _check_preconditions(kind: Kind, name: str, obj: Object, preconditions: dict[str, Any]) -> None:
-        resource, metadata = kind.resource, obj["metadata"]
-        uid, version = preconditions.get("uid"), preconditions.get("resourceVersion")
-        if uid and uid != metadata["uid"]:
-            message = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {metadata['uid']}"
-            raise conflict(resource.plural, name, message, resource.group)
-        if version and str(version) != metadata["resourceVersion"]:
-            message = (
-                f"Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta:"
-                f" {metadata['resourceVersion']}"
-            )
-            raise conflict(resource.plural, name, message, resource.group)
+        metadata = obj["metadata"]
+        for field, label, fate in (
+            ("uid", "UID", "deleted and then recreated"),
+            ("resourceVersion", "ResourceVersion", "modified"),
+        ):
+            wanted = preconditions.get(field)
+            if wanted and str(wanted) != metadata[field]:
+                message = (
+                    f"the {label} in the precondition ({wanted}) does not match the {label} in record"
+                    f" ({metadata[field]}). The object might have been {fate}"
+                )
+                raise conflict(kind.resource.kind, name, message, kind.resource.group)
 
     async def delete_collection(self, call: Call) -> Answer:
         kind, options = call.served, read_options(call)
@@ -185,4 +186,4 @@ def _success(kind: Kind, obj: Object) -> Object:
     details = {"name": metadata["name"], "kind": resource.plural, "uid": metadata.get("uid", "")}
     if resource.group:
         details["group"] = resource.group
-    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details, "code": 200}
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}

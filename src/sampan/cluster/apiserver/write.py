@@ -179,7 +179,7 @@ class Writer:
         """Store a new object. Raises ApiError 409 AlreadyExists, 422, 403."""
         kind, metadata = call.served, obj["metadata"]
         if metadata.get("resourceVersion"):
-            raise bad_request("resourceVersion should not be set on objects to be created")
+            raise ApiError(500, "", "resourceVersion should not be set on objects to be created")
         base = metadata.get("generateName")
         generated = bool(base) and not metadata.get("name")
         for attempt in range(8):
@@ -203,7 +203,8 @@ class Writer:
                 raise already_exists(resource.plural, name, resource.group)
             self._check_namespace(call, name)
             for field in (*SERVER_METADATA, "selfLink"):
-                metadata.pop(field, None)
+                if field != "generation":  # a kind that does not count keeps what was given
+                    metadata.pop(field, None)
             if kind.has_status and resource.kind != "Node" and "status" in obj:
                 del obj["status"]
             metadata["uid"] = str(uuid.uuid4())
