@@ -60,7 +60,9 @@ class Project:
             if service.name == name:
                 strings += [service.asgi] if service.asgi else []
                 strings += [service.grpc.services] if service.grpc else []
-                strings += [getattr(one, "run", one) for one in (*service.background, *service.readiness_checks)]
+                strings += [
+                    one if isinstance(one, str) else one.run for one in (*service.background, *service.readiness_checks)
+                ]
                 strings += [handler for grant in service.grants if (handler := getattr(grant, "handler", None))]
         strings += [job.run for job in application.jobs if job.name == name]
         return strings

@@ -1,4 +1,4 @@
-"""Settings and secrets from mounted files, re-read when they change, and checked before they take effect."""
+"""Settings and secrets from mounted files, re-read when they change."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from sampan.service.bindings import Binding, BindingError, read_entries
+from sampan.service.bindings import Binding, read_entries
+from sampan.service.configuration.port import Entries, Malformed
 from sampan.service.telemetry.logs import Redactor
-from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.config")
 
@@ -38,89 +36,39 @@ def fingerprint(directory: Path) -> Print:
     return tuple(sorted(found))
 
 
-def typed(entries: Mapping[str, Any], type: Any) -> Any:
-    """`entries` (text, or JSON for structured fields) as `type`. ValueError says which field is wrong."""
-    validate = getattr(type, "model_validate", None)
-    if validate is not None:
-        return validate({name: _plain(text, None) for name, text in entries.items()})
-    fields = {field.encode_name: field.type for field in _fields(type)}
-    values = {name: _plain(text, fields[name]) for name, text in entries.items() if name in fields}
-    return msgspec.convert(values, type, strict=False)
+class FileSource:
+    """A directory with a file per field, as a ConfigMap or Secret is mounted. One that is not there has no entries.
 
+    Polled: a stat of a few small files twice a second costs less than a watcher thread, and sees every kind of mount.
+    """
 
-def _fields(type: Any) -> tuple[msgspec.inspect.Field, ...]:
-    info: Any = msgspec.inspect.type_info(type)
-    fields: tuple[msgspec.inspect.Field, ...] = info.fields
-    return fields
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.place = directory, str(directory)
+        self._print: Print = ()
 
+    async def load(self) -> Entries:
+        found = self.read()
+        if isinstance(found, Malformed):
+            raise found
+        return found
 
-def _plain(text: Any, wanted: Any) -> Any:
-    if not isinstance(text, str):
-        return text
-    if any(isinstance(kind, msgspec.inspect.StrType) for kind in getattr(wanted, "types", (wanted,))):
-        return text[:-1] if text.find("\n") == len(text) - 1 else text  # the end of line that an editor adds
-    stripped = text.strip()
-    if stripped[:1] in ("{", "["):
-        try:
-            return msgspec.json.decode(stripped)
-        except msgspec.DecodeError as error:
-            raise ValueError(f"not JSON: {error}") from error
-    return stripped
-
-
-class FileConfig:
-    """Implements `model.bound.BoundConfig` over the directory `/config/NAME`; `defaults` fill what it does not name."""
-
-    def __init__(self, name: str, type: Any, defaults: Mapping[str, Any], registry: Registry) -> None:
-        self.name, self.type, self.defaults = name, type, dict(defaults)
-        self.directory = config_root() / name
-        self.reloads = registry.counter("config_reloads_total", "Changes of settings seen.", ("config", "outcome"))
-        self._callbacks: list[Callable[[Any], None]] = []
+    def read(self) -> Entries | Malformed:
         self._print = fingerprint(self.directory)
         try:
-            self._value = self._read()
-        except (ValueError, OSError, TypeError) as error:
-            raise BindingError(f"settings {name!r} ({self.directory}): {error}") from error
+            return read_entries(self.directory) if self.directory.is_dir() else {}
+        except (OSError, UnicodeDecodeError) as error:
+            # swapped while it was read: the next look sees the new print, and all of it
+            return Malformed(f"{type(error).__name__}: {error.strerror if isinstance(error, OSError) else error}")
 
-    def _read(self) -> Any:
-        entries = read_entries(self.directory) if self.directory.is_dir() else {}
-        return typed({**self.defaults, **entries}, self.type)
+    async def watch(self) -> AsyncIterator[Entries | Malformed]:
+        while True:
+            if fingerprint(self.directory) != self._print:
+                yield self.read()
+            await asyncio.sleep(POLL_SECONDS)
 
-    @property
-    def value(self) -> Any:
-        return self._value
+    async def check(self) -> None: ...
 
-    def on_change(self, callback: Callable[[Any], None]) -> Callable[[], None]:
-        self._callbacks.append(callback)
-
-        def end() -> None:
-            with contextlib.suppress(ValueError):
-                self._callbacks.remove(callback)
-
-        return end
-
-    def poll(self) -> None:
-        """Look for a change; a value that does not fit the type is refused and the old one stays."""
-        now = fingerprint(self.directory)
-        if now == self._print:
-            return
-        self._print = now
-        try:
-            value = self._read()
-        except (ValueError, OSError, TypeError) as error:
-            self.reloads.add(self.name, "refused")
-            log.error("settings %s refused, the old ones stay: %s", self.name, error)
-            return
-        if value == self._value:
-            return
-        self._value = value
-        self.reloads.add(self.name, "applied")
-        log.info("settings %s changed", self.name)
-        for callback in list(self._callbacks):
-            try:
-                callback(value)
-            except Exception as error:
-                log.error("settings %s: a subscriber failed: %s", self.name, error, exc_info=error)
+    async def close(self) -> None: ...
 
 
 class FileSecret:
@@ -154,9 +102,8 @@ class FileSecret:
         log.info("secret %s changed", self.name)
 
 
-async def watch(watched: list[FileConfig | FileSecret]) -> None:
-    """Poll for ever: a stat of a few small files twice a second costs less than a watcher thread."""
+async def watch_secrets(secrets: list[FileSecret]) -> None:
     while True:
         await asyncio.sleep(POLL_SECONDS)
-        for one in watched:
+        for one in secrets:
             one.poll()

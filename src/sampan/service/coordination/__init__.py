@@ -1,0 +1,1 @@
+"""Clients of the stores that configuration and discovery share: etcd and Consul, over their HTTP interfaces."""
