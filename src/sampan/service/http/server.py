@@ -1,14 +1,18 @@
-"""uvicorn, started and stopped by the lifecycle instead of by signals."""
+"""uvicorn, started and stopped by the lifecycle instead of by signals, speaking the protocol of `protocol.py`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Generator
 from typing import Any
 
 import uvicorn
+
+from sampan.service.http import proxies
+from sampan.service.http.protocol import Limits, Protocol
+from sampan.service.http.tls import ServerTls
+from sampan.service.telemetry.metrics import Registry
 
 IN_FLIGHT_SECONDS = 18  # of the 30 s that a pod has to end; see lifecycle.KEPT_SECONDS
 
@@ -16,19 +20,38 @@ IN_FLIGHT_SECONDS = 18  # of the 30 s that a pod has to end; see lifecycle.KEPT_
 class Server(uvicorn.Server):
     """`start()` returns when the socket accepts; `stop()` when every request in flight has its answer."""
 
-    def __init__(self, app: Any, host: str, port: int) -> None:
+    def __init__(
+        self,
+        app: Any,
+        host: str,
+        port: int,
+        *,
+        limits: Limits | None = None,
+        tls: ServerTls | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        """ValueError when FORWARDED_ALLOW_IPS is not understood."""
+        self.tls = tls
+        refused = None
+        if registry is not None:
+            refused = registry.counter("http_refused_total", "Requests the protocol refused, by status.", ("reason",))
+        known = {
+            "limits": limits or Limits(),
+            "proxies": proxies.from_environment(),
+            "refused": refused,
+            "tls": staticmethod(tls.extension) if tls else None,
+        }
         super().__init__(
             uvicorn.Config(
                 app,
                 host=host,
                 port=port,
-                http="httptools",
+                http=type("Protocol", (Protocol,), known),
                 ws="auto",
                 lifespan="auto",
                 log_config=None,
                 access_log=False,
-                proxy_headers=True,
-                forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "*"),  # a pod is reached through proxies
+                proxy_headers=False,  # the protocol does
                 server_header=False,
                 timeout_keep_alive=75,  # longer than the proxies in front keep theirs, so that they close first
                 timeout_graceful_shutdown=IN_FLIGHT_SECONDS,
@@ -42,12 +65,24 @@ class Server(uvicorn.Server):
 
     async def start(self) -> None:
         """Raises OSError when the address is taken, RuntimeError when the application's lifespan fails."""
+        self.config.load()
+        if self.tls is not None:
+            self.config.ssl = self.tls.context
         self._task = asyncio.create_task(self._serving(), name="http")
         while not self.started:
             if self._task.done():
                 await self._task
                 raise RuntimeError("the HTTP server ended while starting")
             await asyncio.sleep(0.001)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # once a second
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Protocol):
+                    connection.tick()
+            if self.tls is not None:
+                self.tls.poll()
+        return await super().on_tick(counter)
 
     async def _serving(self) -> None:
         try:

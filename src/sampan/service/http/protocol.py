@@ -1,0 +1,393 @@
+"""HTTP/1.1 as our server speaks it: uvicorn's protocol over llhttp, made strict and bounded.
+
+llhttp refuses by itself: Content-Length beside Transfer-Encoding, twice, or not a plain number; line ends and chunk
+sizes that are not exactly so; folded lines; control characters. What it lets pass and another server in the chain may
+read differently is refused here (RFC 9112): more or less than one Host; a coding other than `chunked`, or any in
+HTTP/1.0; another protocol version; a fragment, or an authority that is not Host, in the target; an upgrade that
+nobody makes, after which the connection ends. Trailers are dropped.
+
+The limits cost a request a few assignments: what needs a clock is looked at once a second, for all connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import re
+import urllib.parse
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from sampan.service.http.errors import InvalidResponse, refusal_error
+from sampan.service.http.proxies import Proxies, scheme
+from sampan.service.telemetry.metrics import Counter
+
+IDLE, HEAD, BODY = 0, 1, 2  # what is expected next from the client
+
+_UNSAFE: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_SEEN: Final = frozenset(
+    {b"host", b"expect", b"content-length", b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-proto"}
+)
+_names: set[bytes] = set()  # names of response headers known to be good
+
+
+@dataclass
+class Limits:
+    """What one connection may ask for. Sizes in bytes, times in seconds."""
+
+    url: int = 8 * 1024
+    headers: int = 64 * 1024  # all of a request's header lines
+    header_count: int = 100
+    head_seconds: int = 10  # from the first byte of a request to the end of its headers
+    body: int = 1024 * 1024
+    body_seconds: int = 10  # without having to reach
+    body_rate: int = 240  # bytes a second
+    drain: int = 1024 * 1024  # of a body nobody wants, read so that the client can read the answer
+    stalled_seconds: int = 60  # without the client taking any of an answer
+
+
+class Fault(Exception):
+    """The request is refused by the protocol, with this status."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer. The head of an answer of known length waits for the body: one write for both."""
+
+    too_large = False
+    _held = b""
+
+    async def receive(self) -> Any:
+        if self.too_large:
+            raise refusal_error(413, "the body is too large")
+        message = await super().receive()
+        if self.too_large:
+            raise refusal_error(413, "the body is too large")
+        return message
+
+    async def send(self, message: Any) -> None:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if not self.response_started:
+            if kind != "http.response.start":
+                raise RuntimeError(f"expected http.response.start, the application sent {kind}")
+            self._start(message)
+        elif self.response_complete:
+            raise RuntimeError(f"the application sent {kind} after the end of its answer")
+        elif kind != "http.response.body":
+            raise RuntimeError(f"expected http.response.body, the application sent {kind}")
+        else:
+            self._body(message.get("body", b""), message.get("more_body", False))
+
+    def _start(self, message: Any) -> None:
+        status, length, chunked = message["status"], None, None
+        content, closing = [STATUS_LINE[status]], False
+        count = 1
+        for written, value in (*self.default_headers, *message.get("headers", ())):
+            if written not in _names:
+                _check(written)
+            name = written.lower()
+            if name == b"content-length":
+                if length is not None or not value.isdigit():
+                    raise InvalidResponse("the answer has two content-lengths, or one that is no number")
+                length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = value.lower() == b"chunked"
+            elif name == b"connection" and b"close" in value.lower():
+                self.keep_alive, closing = False, True
+            content += (name, b": ", value, b"\r\n")
+            count += 1
+        if length is not None and chunked is not None:
+            raise InvalidResponse("the answer has both content-length and transfer-encoding")
+        if not self.keep_alive and not closing:
+            content.append(b"connection: close\r\n")
+            count += 1
+        bodiless = self.scope["method"] == "HEAD" or status in (204, 304)
+        if length is None and chunked is None and not bodiless:
+            chunked = True
+            content.append(b"transfer-encoding: chunked\r\n")
+            count += 1
+        content.append(b"\r\n")
+        head = b"".join(content)
+        if head.count(b"\n") != count + 1 or head.count(b"\r") != count + 1 or _UNSAFE.search(head):
+            raise InvalidResponse("a header of the answer holds a line end or a control character")
+        self.chunked_encoding = bool(chunked)
+        self.expected_content_length = length or 0
+        self.response_started, self.waiting_for_100_continue = True, False
+        if length and not bodiless:
+            self._held = head
+        else:
+            self.transport.write(head)
+
+    def _body(self, body: bytes, more: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length = 0
+        elif self.chunked_encoding:
+            content = [b"%x\r\n" % len(body), body, b"\r\n"] if body else []
+            if not more:
+                content.append(b"0\r\n\r\n")
+            self.transport.write(b"".join(content))
+        else:
+            if len(body) > self.expected_content_length:
+                raise RuntimeError("the answer is longer than its content-length")
+            self.expected_content_length -= len(body)
+            if self._held:
+                body, self._held = self._held + body, b""
+            self.transport.write(body)
+        if more:
+            return
+        if self.expected_content_length:
+            raise RuntimeError("the answer is shorter than its content-length")
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+
+def _check(name: bytes) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidResponse(f"the answer has a header called {name[:60]!r}")
+    if len(_names) < 1000:
+        _names.add(name)
+
+
+class Protocol(HttpToolsProtocol):
+    """A connection. `limits`, `proxies`, `refused` and `tls` are those of the server, set on a subclass of its own."""
+
+    limits = Limits()
+    proxies = Proxies(())
+    refused: Counter | None = None
+    tls: Any = None  # connection -> the ASGI TLS extension
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.phase, self.seconds, self.stalled, self.unsent = IDLE, 0, 0, 0
+        self.head_bytes = self.body_bytes = self.drained = 0
+        self.broken = False
+        self.peer = self.client[0] if self.client else ""
+        self.proxied = self.proxies.trusts(self.peer)
+        self.extensions = None
+        if self.scheme == "https" and self.tls is not None:
+            self.extensions = {"tls": self.tls(transport.get_extra_info("ssl_object"))}
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self.broken:
+            return
+        limits = self.limits
+        self.head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            return
+        except httptools.HttpParserError as error:
+            fault = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+            self.fail(fault if isinstance(fault, Fault) else Fault(400, "the request is not valid HTTP"))
+            return
+        if self.phase == IDLE:
+            self.head_bytes = 0
+        elif self.phase == BODY:
+            if self.head_bytes > limits.headers + limits.url + 8 * self.body_bytes:
+                self.fail(Fault(400, "the body is mostly framing"))  # trailers, or chunks of a byte
+        elif len(self.url) > limits.url:
+            self.fail(Fault(414, "the URL is too long"))
+        elif self.head_bytes > limits.headers + limits.url:
+            self.fail(Fault(431, "the headers are too large"))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.phase, self.seconds = HEAD, 0
+        self.hosts, self.body_bytes, self.length = 0, 0, 0
+        self.host = self.transfer = self.forwarded_for = self.forwarded_proto = b""
+        self.scope["sampan.peer"] = self.peer  # type: ignore[typeddict-unknown-key]
+        if self.extensions is not None:
+            self.scope["extensions"] = self.extensions
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.phase == BODY:
+            return  # a trailer: it comes too late to be judged, so nobody gets to see it
+        name = name.lower()
+        if name in _SEEN:
+            self._seen(name, value)
+        self.headers.append((name, value))
+
+    def _seen(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self.hosts, self.host = self.hosts + 1, value
+        elif name == b"content-length":
+            self.length = int(value)
+        elif name == b"transfer-encoding":
+            self.transfer = self.transfer + b"," + value if self.transfer else value
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name == b"x-forwarded-for":
+            self.forwarded_for = self.forwarded_for + b"," + value if self.forwarded_for else value
+        else:
+            self.forwarded_proto = value
+
+    def on_headers_complete(self) -> None:
+        parser, scope, limits = self.parser, self.scope, self.limits
+        version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        self._judge(version)
+        keep_alive = version == "1.1" and parser.should_keep_alive()
+        if version != "1.1":
+            scope["http_version"] = version
+        if self.proxied and (self.forwarded_for or self.forwarded_proto):
+            self._forwarded()
+        self._target()
+        if parser.should_upgrade():
+            if self._should_upgrade():
+                return
+            if self.length or self.transfer:
+                raise Fault(400, "an upgrade has no body")
+            keep_alive = False  # what follows belongs to a protocol we do not speak
+        self.phase, self.seconds, self.head_bytes = BODY, 0, 0
+        cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+        if self.length > limits.body:
+            cycle.too_large = True
+            scope["sampan.too_large"] = True  # type: ignore[typeddict-unknown-key]
+        existing, self.cycle = self.cycle, cycle
+        if existing is None or existing.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _judge(self, version: str) -> None:
+        limits = self.limits
+        if version not in ("1.1", "1.0"):
+            raise Fault(505, "HTTP/1.1 is spoken here")
+        if self.hosts != 1 and (self.hosts or version == "1.1"):
+            raise Fault(400, "a request has one Host")
+        if self.transfer and (version != "1.1" or self.transfer.lower() != b"chunked"):
+            raise Fault(400 if version != "1.1" else 501, "the only transfer coding understood is chunked")
+        if len(self.url) > limits.url:
+            raise Fault(414, "the URL is too long")
+        if len(self.headers) > limits.header_count or (
+            self.head_bytes > limits.headers
+            and sum(len(name) + len(value) + 4 for name, value in self.headers) > limits.headers
+        ):
+            raise Fault(431, "the headers are too large")
+
+    def _target(self) -> None:
+        """The path and query of the request line: origin form, absolute form of this very host, or `*`."""
+        url, scope = self.url, self.scope
+        if b"#" in url:
+            raise Fault(400, "a request target has no fragment")
+        if not url.startswith(b"/") and url != b"*":
+            parsed = httptools.parse_url(url)
+            authority = (parsed.host or b"") + (b":%d" % parsed.port if parsed.port else b"")
+            if not parsed.schema or authority.lower() != self.host.lower():
+                raise Fault(400, "the request target names another host")
+            url = (parsed.path or b"/") + (b"?" + parsed.query if parsed.query else b"")
+        raw_path, _, query = url.partition(b"?")
+        path = raw_path.decode("ascii")
+        if "%" in path:
+            path = urllib.parse.unquote(path)
+        scope["path"], scope["raw_path"], scope["query_string"] = self.root_path + path, raw_path, query
+
+    def _forwarded(self) -> None:
+        if self.forwarded_proto and (found := scheme(self.forwarded_proto)):
+            self.scope["scheme"] = found
+        if self.forwarded_for and (client := self.proxies.client(self.forwarded_for.decode("latin-1"))):
+            self.scope["client"] = client
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Any = self.cycle
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return
+        self.body_bytes += len(body)
+        if self.body_bytes > self.limits.body and not cycle.too_large:
+            cycle.too_large = True
+            cycle.body = bytearray()
+            cycle.message_event.set()
+        if cycle.too_large or cycle.response_complete:
+            self.drained += len(body)
+            if self.drained > self.limits.drain:
+                self.broken = True
+                self.transport.close()
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        self.phase = IDLE
+        self.drained = 0
+        super().on_message_complete()
+
+    def tick(self) -> None:
+        """Once a second: what takes too long is ended."""
+        limits = self.limits
+        if self.broken or self.transport.is_closing():
+            return
+        if not self.flow.read_paused:
+            self.seconds += 1
+            if self.phase == HEAD and self.seconds > limits.head_seconds:
+                self.fail(Fault(408, "the request did not arrive in time"))
+            elif self.phase == BODY and self.seconds > limits.body_seconds + self.body_bytes / limits.body_rate:
+                self.fail(Fault(408, "the body did not arrive in time"))
+            elif self.phase == IDLE and self.cycle is None and self.seconds > self.timeout_keep_alive:
+                self.transport.close()
+        if self.flow.write_paused:
+            unsent = self.transport.get_write_buffer_size()
+            self.stalled = self.stalled + 1 if unsent == self.unsent else 0
+            self.unsent = unsent
+            if self.stalled > limits.stalled_seconds:
+                self._count("stalled")
+                self.transport.abort()
+
+    def fail(self, fault: Fault) -> None:
+        """Refuse what is being received. What was asked before on this connection is answered first."""
+        self.broken = True
+        self._count(str(fault.status))
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._refuse(fault)
+        elif self.phase != BODY:
+            cycle.keep_alive = False
+        elif cycle.response_started or self.pipeline:
+            self.transport.close()
+        else:
+            self._refuse(fault)
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def _refuse(self, fault: Fault) -> None:
+        body = b'{"error":"%b"}' % fault.reason.encode()
+        head = b"HTTP/1.1 %d %b\r\n" % (fault.status, http.HTTPStatus(fault.status).phrase.encode())
+        fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(head + fields + body)
+        self.transport.close()
+
+    def _count(self, reason: str) -> None:
+        if self.refused is not None:
+            self.refused.add(reason)
