@@ -41,6 +41,7 @@ payment_declined = Topic("payment-declined", PaymentDeclined)
 users = Service(
     "users",
     asgi="shop.users.app:app",
+    grpc="shop.users.rpc:add_services",
     uses=[users_db.read_write()],
     public="/api/users",
     scale=Scale(2, 4, cpu=70),

@@ -87,6 +87,9 @@ class Runner:
         self.port = int(os.environ.get("PORT") or service.port)
         self.server = Server(self.middleware, os.environ.get("SAMPAN_POD_IP") or "0.0.0.0", self.port)  # noqa: S104  # a pod's address is its own
         process.add(Stage.SERVERS, "http", self.server)
+        if service.grpc is not None:
+            bind = load_string("sampan.service.rpc.binding:bind_server", "binder")
+            bind(process, service, application, self.middleware)
         if os.environ.get("SAMPAN_DISCOVERY"):
             load_string("sampan.service.discovery.binding:bind_registration", "binder")(process, self.port)
         self.watchdog = Watchdog(process.registry, os.environ.get("SAMPAN_ENVIRONMENT") == "dev")

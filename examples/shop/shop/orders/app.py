@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import grpc
 from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel, Field
 from sqlalchemy import insert, select
@@ -15,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.events import Line, OrderPlaced
 from shop.orders.tables import orders
 from shop.system import checkout, inventory, order_placed, orders_db, users
+from shop.users.users_pb2 import GetUserRequest
+from shop.users.users_pb2_grpc import UsersStub
 
 app = FastAPI(title="orders")
 Session = Annotated[AsyncSession, Depends(orders_db.session)]
@@ -40,6 +43,16 @@ class Order(BaseModel):
     status: str
     reason: str | None
     created_at: datetime
+
+
+async def check_user(user_id: int) -> None:
+    """Raises HTTPException: 422 for a user that does not exist, 503 when that cannot be known."""
+    try:
+        await users.rpc(UsersStub).GetUser(GetUserRequest(id=user_id))
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            raise HTTPException(422, f"there is no user {user_id}") from error
+        raise HTTPException(503, "users are not available; try again") from error
 
 
 async def price(lines: list[NewLine]) -> int:
@@ -68,11 +81,7 @@ async def place_order(
     if idempotency_key and (known := await find(session, orders.c.idempotency_key == key)):
         return known
     await session.rollback()  # nothing is held open while other services are asked
-    reply = await users.client.get(f"/api/users/{new.user_id}")
-    if reply.status == 404:
-        raise HTTPException(422, f"there is no user {new.user_id}")
-    if reply.status != 200:
-        raise HTTPException(503, "users are not available; try again")
+    await check_user(new.user_id)
     values: dict[str, Any] = {
         "user_id": new.user_id,
         "idempotency_key": key,

@@ -6,42 +6,39 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException
 from pydantic import BaseModel, Field
-from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.system import users_db
-from shop.users.tables import users
+from shop.users import accounts
 
 app = FastAPI(title="users")
 Session = Annotated[AsyncSession, Depends(users_db.session)]
 
 
 class NewUser(BaseModel):
-    name: str = Field(min_length=1, max_length=120)
+    name: str = Field(min_length=1, max_length=accounts.LONGEST_NAME)
 
 
-class User(BaseModel):
+class User(BaseModel, from_attributes=True):
     id: int
     name: str
 
 
-@app.get("/api/users")
-async def list_users(session: Session, limit: int = 100) -> list[User]:
-    rows = await session.execute(select(users.c.id, users.c.name).order_by(users.c.id).limit(min(limit, 1000)))
-    return [User(id=row.id, name=row.name) for row in rows]
+@app.get("/api/users", response_model=list[User])
+async def list_users(session: Session, limit: int = 100) -> list[accounts.User]:
+    return await accounts.list_users(session, limit)
 
 
-@app.post("/api/users", status_code=201)
-async def create_user(new: NewUser, session: Session) -> User:
-    result = await session.execute(insert(users).values(name=new.name))
+@app.post("/api/users", status_code=201, response_model=User)
+async def create_user(new: NewUser, session: Session) -> accounts.User:
+    user = await accounts.create_user(session, new.name)
     await session.commit()
-    (user_id,) = result.inserted_primary_key  # type: ignore[attr-defined]
-    return User(id=user_id, name=new.name)
+    return user
 
 
-@app.get("/api/users/{user_id}")
-async def get_user(user_id: int, session: Session) -> User:
-    row = (await session.execute(select(users.c.id, users.c.name).where(users.c.id == user_id))).first()
-    if row is None:
+@app.get("/api/users/{user_id}", response_model=User)
+async def get_user(user_id: int, session: Session) -> accounts.User:
+    user = await accounts.find_user(session, user_id)
+    if user is None:
         raise HTTPException(404, f"there is no user {user_id}")
-    return User(id=row.id, name=row.name)
+    return user

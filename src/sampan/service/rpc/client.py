@@ -1,0 +1,297 @@
+"""Stubs of other services: deadline, trace context, retries of what is safe, breaker, CLIENT spans, metrics.
+
+    stub = users.rpc(UsersStub)                     # at import time too; it connects at the first call
+    user = await stub.GetUser(GetUserRequest(id=1))  # grpc.aio.AioRpcError, as RpcError, when there is none
+
+A call ends after `timeout=`, else the policy's; never later than what is being served has to be answered. A stream of
+responses has no limit of its own. Everything else (`metadata=`, `wait_for_ready=`, ...) is gRPC's.
+
+    rpc_client_requests_total{service,method,code}          rpc_client_call_duration_seconds{service,method}
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Generator
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from sampan.model import Policy, Service
+from sampan.service.resilience.breaker import CircuitBreaker
+from sampan.service.rpc import codes, credentials, retrying
+from sampan.service.telemetry import tracing
+from sampan.service.telemetry.context import CURRENT, outgoing_headers
+from sampan.service.telemetry.metrics import Registry
+
+S = TypeVar("S")
+
+PORT: Final = 9090
+_CLOSE_SECONDS: Final = 2.0
+# the verdict on a service, not on one call
+_FAULTS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+_NO_VERDICT: Final = frozenset({grpc.StatusCode.CANCELLED})
+
+
+class RpcError(grpc.aio.AioRpcError):
+    """A call that did not end with OK. Uncaught in a request it is a 503 or 504 where the callee gave no answer."""
+
+    def __init__(self, service: str, error: grpc.aio.AioRpcError) -> None:
+        super().__init__(
+            error.code(),
+            error.initial_metadata(),
+            error.trailing_metadata(),
+            error.details(),
+            error.debug_error_string(),
+        )
+        self.service = service
+
+    @property
+    def http_status(self) -> int:
+        return codes.HTTP[self.code()] if self.code() in _FAULTS else 500
+
+    def __str__(self) -> str:
+        return f"gRPC call to service {self.service!r} ended with {self.code().name}: {self.details()}"
+
+
+def _error(service: str, code: grpc.StatusCode, details: str) -> RpcError:
+    return RpcError(service, grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details))
+
+
+class Target:
+    """Where a service answers: `address` is a gRPC target, `secure` whether by TLS."""
+
+    def __init__(self, address: str, secure: bool = False) -> None:
+        self.address, self.secure = address, secure
+
+
+def target_of(service: Service) -> Target:
+    """The service's name at the gRPC port; SAMPAN_SERVICE_<NAME>_GRPC overrides it, https://host:port for TLS."""
+    stated = os.environ.get(service.rpc_variable, "")
+    text = stated or f"{service.name}:{PORT}"
+    secure = text.startswith(("https://", "grpcs://"))
+    for scheme in ("https://", "grpcs://", "http://", "grpc://"):
+        text = text.removeprefix(scheme)
+    return Target(text.rstrip("/"), secure)
+
+
+class Channel:
+    """Implements `model.bound.ServiceChannel`: a connection for each stub class, opened at the first call."""
+
+    def __init__(
+        self,
+        service: Service,
+        target: Target,
+        registry: Registry,
+        policy: Policy | None = None,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
+        self.service, self.name, self.target, self.policy = service, service.name, target, policy or Policy()
+        self.breaker = breaker
+        self.requests = registry.counter("rpc_client_requests_total", "gRPC calls.", ("service", "method", "code"))
+        self.durations = registry.histogram(
+            "rpc_client_call_duration_seconds", "Time from call to status.", ("service", "method")
+        )
+        self._stubs: dict[Any, tuple[Any, _Connection]] = {}
+
+    def stub(self, stub: Callable[[Any], S]) -> S:
+        if stub not in self._stubs:
+            connection = _Connection(self)
+            self._stubs[stub] = (stub(connection), connection)
+        found: S = self._stubs[stub][0]
+        return found
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        self.service.bind_rpc(None)
+        for _, connection in self._stubs.values():
+            await connection.close()
+
+
+class _Connection:
+    """What a stub class is given in place of a channel: it hears which methods there are, and connects when one is
+    called."""
+
+    def __init__(self, owner: Channel) -> None:
+        self.owner = owner
+        self.methods: list[str] = []
+        self._channel: grpc.aio.Channel | None = None
+        self._files: credentials.Files | None = None
+
+    def unary_unary(self, method: str, *how: Any, **options: Any) -> _Method:
+        return self._method("unary_unary", method, how, options)
+
+    def unary_stream(self, method: str, *how: Any, **options: Any) -> _Method:
+        return self._method("unary_stream", method, how, options)
+
+    def stream_unary(self, method: str, *how: Any, **options: Any) -> _Method:
+        return self._method("stream_unary", method, how, options)
+
+    def stream_stream(self, method: str, *how: Any, **options: Any) -> _Method:
+        return self._method("stream_stream", method, how, options)
+
+    def _method(self, kind: str, method: str, how: tuple[Any, ...], options: dict[str, Any]) -> _Method:
+        self.methods.append(method)
+        return _Method(self, kind, method, how, options)
+
+    def channel(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            policy, target = self.owner.policy, self.owner.target
+            options = [
+                ("grpc.service_config", retrying.service_config(self.methods, policy)),
+                ("grpc.enable_retries", 1),
+                ("grpc.max_receive_message_length", -1),  # what a callee of ours may send, it limits itself
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", int(policy.connect_timeout * 1000)),
+                ("grpc.max_reconnect_backoff_ms", 5_000),
+                ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+                ("grpc.enable_http_proxy", 0),  # a service is inside, whatever http_proxy says
+                ("grpc.use_local_subchannel_pool", 1),
+            ]
+            address = _resolved(target.address)
+            if target.secure:
+                folder = credentials.directory()
+                self._files = credentials.Files(folder) if folder is not None else None
+                self._channel = grpc.aio.secure_channel(address, credentials.channel(self._files), options)
+            else:
+                self._channel = grpc.aio.insecure_channel(address, options)
+        return self._channel
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close(_CLOSE_SECONDS)
+
+
+def _resolved(address: str) -> str:
+    """`address`, for gRPC's own resolver; its present IP address where names are known to Python alone."""
+    host, _, port = address.rpartition(":")
+    if not os.environ.get("SAMPAN_HOSTS") or "/" in address or not host:
+        return address
+    try:
+        return f"ipv4:{socket.getaddrinfo(host, int(port), socket.AF_INET)[0][4][0]}:{port}"
+    except (OSError, ValueError):
+        return address
+
+
+class _Method:
+    """One method of a stub, with the interface of grpc.aio's multi-callables."""
+
+    def __init__(
+        self, connection: _Connection, kind: str, path: str, how: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        self._connection, self._kind, self._how, self._options = connection, kind, how, options
+        self._owner = connection.owner
+        self._path, self._names = path, tuple(path.lstrip("/").rpartition("/")[::2])
+        self._limited = kind.endswith("_unary")
+        self._inner: Any = None
+
+    def __call__(
+        self, *request: Any, timeout: float | None = None, metadata: Any = None, **options: Any
+    ) -> _Call | Any:
+        owner = self._owner
+        context = CURRENT.get()
+        remaining = context.remaining() if context is not None else None
+        limit = timeout if timeout is not None or not self._limited else owner.policy.timeout
+        if remaining is not None:
+            limit = remaining if limit is None else min(limit, remaining)
+        if limit is not None and limit <= 0:
+            self._account(grpc.StatusCode.DEADLINE_EXCEEDED, 0.0)
+            raise _error(owner.name, grpc.StatusCode.DEADLINE_EXCEEDED, "no time left; nothing was sent")
+        if owner.breaker is not None and not owner.breaker.allow():
+            self._account(grpc.StatusCode.UNAVAILABLE, 0.0)
+            raise _error(owner.name, grpc.StatusCode.UNAVAILABLE, "the circuit is open after repeated failures")
+        if self._inner is None:
+            make = getattr(self._connection.channel(), self._kind)
+            self._inner = make(self._path, *self._how, **self._options)
+        attributes = {"rpc.system.name": "grpc", "rpc.method": self._path[1:], "server.address": owner.name}
+        span, started = tracing.span(self._path[1:], tracing.CLIENT, attributes).begin(), time.perf_counter()
+        sent = [*outgoing_headers(span.context).items(), *(metadata or ())]
+        try:
+            call = self._inner(*request, timeout=limit, metadata=sent, **options)
+        except BaseException as error:
+            span.fail(error)
+            span.finish()
+            if owner.breaker is not None:
+                owner.breaker.abandoned()
+            raise
+
+        def ended(done: Any) -> None:
+            code = _code_of(done)
+            self._account(code, time.perf_counter() - started)
+            _judge(owner.breaker, code)
+            span.set("rpc.response.status_code", code.name)
+            if code is not grpc.StatusCode.OK:
+                span.fail(code.name)
+            span.finish()
+
+        call.add_done_callback(ended)
+        return _Call(call, owner.name)
+
+    def _account(self, code: grpc.StatusCode, seconds: float) -> None:
+        self._owner.requests.add(*self._names, code.name)
+        self._owner.durations.observe(seconds, *self._names)
+
+
+def _judge(breaker: CircuitBreaker | None, code: grpc.StatusCode) -> None:
+    if breaker is None:
+        return
+    if code in _FAULTS:
+        breaker.failed()
+    elif code in _NO_VERDICT:
+        breaker.abandoned()
+    else:
+        breaker.succeeded()
+
+
+def _code_of(call: Any) -> grpc.StatusCode:
+    """The status of a call that has ended. `code()` is a coroutine, which then returns at once."""
+    asking = call.code()
+    try:
+        asking.send(None)
+    except StopIteration as answer:
+        return codes.known(answer.value)
+    finally:
+        asking.close()
+    return grpc.StatusCode.UNKNOWN
+
+
+class _Call:
+    """A call as grpc.aio gives it, whose errors are RpcError."""
+
+    __slots__ = ("_inner", "_service")
+
+    def __init__(self, inner: Any, service: str) -> None:
+        self._inner, self._service = inner, service
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            return (yield from self._inner.__await__())
+        except grpc.aio.AioRpcError as error:
+            raise RpcError(self._service, error) from None
+
+    async def __aiter__(self) -> Any:
+        try:
+            async for message in self._inner:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise RpcError(self._service, error) from None
+
+    async def read(self) -> Any:
+        try:
+            return await self._inner.read()
+        except grpc.aio.AioRpcError as error:
+            raise RpcError(self._service, error) from None
+
+    async def write(self, message: Any) -> None:
+        try:
+            await self._inner.write(message)
+        except grpc.aio.AioRpcError as error:
+            raise RpcError(self._service, error) from None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
