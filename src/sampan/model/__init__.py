@@ -13,6 +13,23 @@ from sampan.model.bound import (
     Reply,
     ServiceChannel,
     ServiceClient,
+    Transaction,
+)
+from sampan.model.data import (
+    Backup,
+    Conflict,
+    ConstraintViolation,
+    DatabaseError,
+    DeadlineExceeded,
+    ManyRows,
+    NoRow,
+    ParameterError,
+    Pool,
+    PoolTimeout,
+    RowError,
+    StatementError,
+    Unavailable,
+    UniqueViolation,
 )
 from sampan.model.handles import Bucket, Cache, Config, Database, Grant, Handle, Local, Secret, Topic
 from sampan.model.location import Location

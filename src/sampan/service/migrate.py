@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import sys
@@ -21,11 +22,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from sampan.model import Database
+from sampan.model import Database, DatabaseError, StatementError
 from sampan.service import bindings
 from sampan.service.bindings import Binding, BindingError
 from sampan.service.data import tables
-from sampan.service.data.database import create_engine
+from sampan.service.data.database import SqlDatabase
 from sampan.service.main import run
 from sampan.service.process import StartError, identity, load_application, named
 from sampan.service.telemetry import logs
@@ -48,11 +49,11 @@ def migrate(name: str) -> int:
         redactor.add(binding.secrets())
         logs.configure(identity(f"migrate-{name}"), redactor, os.environ.get("SAMPAN_LOG_LEVEL", "INFO"))
         directory = find_directory(database.migrations, name) if database.migrations else None
-        engine = create_engine(binding)
+        bound = SqlDatabase(name, binding)
     except (StartError, BindingError) as error:
         print(f"sampan migrate {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return 2
-    return run(_main(engine, binding, directory))
+    return run(_main(bound, binding, directory))
 
 
 def find_directory(migrations: str, name: str) -> Path:
@@ -63,15 +64,30 @@ def find_directory(migrations: str, name: str) -> Path:
     raise StartError(f"migrations of database {name!r}: there is no directory {migrations}/versions")
 
 
-async def _main(engine: AsyncEngine, binding: Binding, directory: Path | None) -> int:
+async def _main(database: SqlDatabase, binding: Binding, directory: Path | None) -> int:
     try:
-        await bring_up_to_date(engine, binding, directory)
+        await bring_up_to_date(database.engine, binding, directory)
     except Exception as error:
         log.error("migration failed: %s", error, exc_info=error)
+        await _say_where(database)
         return 1
     finally:
-        await engine.dispose()
+        await database.close()
     return 0
+
+
+async def _say_where(database: SqlDatabase) -> None:
+    """After a failure: where the database stands now, and whether the failed step left something behind."""
+    with contextlib.suppress(Exception):
+        extra = {"revision": ", ".join(await current_revision(database)) or "none"}
+        if database.dialect == "mysql":
+            log.error(
+                "this engine commits every CREATE, ALTER and DROP at once: what the failed revision did before its "
+                "error is still there; undo it, or make the revision pass over it, before the next attempt",
+                extra=extra,
+            )
+        else:
+            log.error("the failed revision was rolled back", extra=extra)
 
 
 async def bring_up_to_date(engine: AsyncEngine, binding: Binding, directory: Path | None) -> None:
@@ -90,6 +106,68 @@ async def bring_up_to_date(engine: AsyncEngine, binding: Binding, directory: Pat
             log.info("database is at revision %s", revision, extra={"seconds": time.perf_counter() - started})
 
 
+async def current_revision(database: SqlDatabase) -> list[str]:
+    """The revisions the database is at; empty before the first migration."""
+    try:
+        found = await database.all(str, "SELECT version_num FROM alembic_version")
+    except StatementError:  # no such table
+        return []
+    return sorted(found)
+
+
+class Expected:
+    """What the scripts of this code lead to; read at its first use, for Alembic is slow to import."""
+
+    def __init__(self, migrations: str, name: str) -> None:
+        self.migrations, self.name = migrations, name
+        self.met = False
+
+    @functools.cached_property
+    def script(self) -> Any:
+        return _script(find_directory(self.migrations, self.name))[1]
+
+    async def check(self, database: SqlDatabase) -> None:
+        """Raises RuntimeError while the database is behind this code; asks no more once it is not.
+
+        A revision this code has never heard of is no fault: during a release the database is migrated before the last
+        process of the old code has ended.
+        """
+        if self.met:
+            return
+        current, heads = await current_revision(database), sorted(self.script.get_heads())
+        known = {revision.revision for revision in self.script.walk_revisions()}
+        if current != heads and known.issuperset(current):
+            raise RuntimeError(f"revision {', '.join(current) or 'none'}, code expects {', '.join(heads) or 'none'}")
+        self.met = True
+
+
+def status(name: str) -> int:
+    """Print where a database stands: 0 when it needs no migration, 1 when it does, 2 when it cannot be told."""
+    try:
+        database: Database = named(load_application().databases, name, "database")
+        binding = bindings.find(database.directory, database.variable)
+        bound = SqlDatabase(name, binding)
+        expected = Expected(database.migrations, name) if database.migrations else None
+        heads = [] if expected is None else sorted(expected.script.get_heads())
+    except (StartError, BindingError) as error:
+        print(f"sampan migrate {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        return 2
+    return run(_status(bound, heads))
+
+
+async def _status(database: SqlDatabase, heads: list[str]) -> int:
+    try:
+        current = await current_revision(database)
+    except DatabaseError as error:
+        print(f"database {database.name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        return 2
+    finally:
+        await database.close()
+    words = "up to date" if current == heads else "migration needed"
+    print(f"database {database.name}: at {', '.join(current) or 'none'}, newest {', '.join(heads) or 'none'}: {words}")  # noqa: T201
+    return 0 if current == heads else 1
+
+
 async def _wait(engine: AsyncEngine) -> None:
     give_up, pause, said = time.monotonic() + _WAIT_SECONDS, 0.05, False
     while True:
@@ -97,7 +175,13 @@ async def _wait(engine: AsyncEngine) -> None:
             async with asyncio.timeout(5), engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
             return
-        except (SQLAlchemyError, OSError, TimeoutError, RuntimeError) as error:  # asyncmy's own for a broken connection
+        except (
+            SQLAlchemyError,
+            DatabaseError,
+            OSError,
+            TimeoutError,
+            RuntimeError,
+        ) as error:  # asyncmy's own for a broken connection
             if time.monotonic() > give_up:
                 raise
             if not said:
@@ -143,16 +227,22 @@ async def _lock(engine: AsyncEngine) -> AsyncIterator[None]:
                 await connection.execute(*release)
 
 
-def _upgrade(connection: Connection, directory: Path) -> str:
-    """Alembic's `upgrade head` on our connection; the revision reached, or "none" without any."""
+def _script(directory: Path) -> tuple[Any, Any]:
+    """Alembic's configuration and script directory."""
     from alembic.config import Config
-    from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(directory.resolve()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    script = ScriptDirectory.from_config(config)
+    return config, ScriptDirectory.from_config(config)
+
+
+def _upgrade(connection: Connection, directory: Path) -> str:
+    """Alembic's `upgrade head` on our connection; the revision reached, or "none" without any."""
+    from alembic.runtime.environment import EnvironmentContext
+
+    config, script = _script(directory)
     heads = script.get_heads()
     if not heads:
         return "none"

@@ -1,21 +1,30 @@
-"""SQLAlchemy engines for a bound database, with the settings each kind needs to be right and quick."""
+"""A bound database: plain SQL and SQLAlchemy sessions on one pool, and replicas to read from."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from sampan.service.bindings import Binding, BindingError, require_type
 from sampan.service.data import tables
+from sampan.service.data.engine import OutboxSession, shared_engine
+from sampan.service.data.observe import Observer
+from sampan.service.data.pool import ConnectionPool, Driver
+from sampan.service.data.sql import Autocommit, Core, Reads
+from sampan.service.telemetry.metrics import Registry
+
+if TYPE_CHECKING:
+    from sampan.model.data import Pool
+    from sampan.service.data.replicas import Replicas
+    from sampan.service.migrate import Expected
 
 # type of the binding -> the driver SQLAlchemy is to use
 DRIVERS: Final = {
@@ -25,17 +34,18 @@ DRIVERS: Final = {
     "postgres": "postgresql+psycopg",
     "sqlite": "sqlite+aiosqlite",
 }
-_SQLITE_BUSY_MS: Final = 10_000
 
 
-def engine_url(binding: Binding) -> URL:
+def engine_url(binding: Binding, uri: str = "") -> URL:
+    """The URL of a binding, or of another `uri` of the same one (a replica's)."""
     require_type(binding, DRIVERS)
     try:
-        url = make_url(binding.uri).set(drivername=DRIVERS[binding.type])
-    except (ArgumentError, ValueError):
+        url = make_url(uri or binding.uri)
+        url = url.set(drivername=DRIVERS[url.drivername.partition("+")[0] if uri else binding.type])
+    except (ArgumentError, ValueError, KeyError):
         # without the cause, which may quote the uri and with it the password
         raise BindingError(f"the uri of binding {binding.name} is not a database URL") from None
-    if binding.type == "sqlite":
+    if url.drivername.startswith("sqlite"):
         if not url.database or url.database == ":memory:":
             raise BindingError(f"binding {binding.name}: an SQLite database that processes share must be a file")
     elif not url.database:
@@ -50,82 +60,69 @@ def engine_url(binding: Binding) -> URL:
     return url
 
 
-def create_engine(binding: Binding, read_only: bool = False) -> AsyncEngine:
-    """An engine; it connects on first use. Pool size: SAMPAN_POOL_SIZE (10)."""
-    url = engine_url(binding)
-    size = int(os.environ.get("SAMPAN_POOL_SIZE", "10"))
-    options: dict[str, Any] = {"pool_size": size, "max_overflow": size, "pool_timeout": 10, "hide_parameters": True}
-    if binding.type == "sqlite":
-        engine = create_async_engine(url, connect_args={"timeout": _SQLITE_BUSY_MS / 1000}, **options)
-        _prepare_sqlite(engine, read_only)
-        return engine
-    options |= {"pool_pre_ping": True, "pool_recycle": 1800}
-    if binding.type in ("mysql", "mariadb"):
-        # READ COMMITTED: no gap locks, so that replicas claiming outbox rows do not wait for each other's inserts
-        options |= {"isolation_level": "READ COMMITTED", "connect_args": {"connect_timeout": 5}}
-        if read_only:
-            options["connect_args"]["init_command"] = "SET SESSION TRANSACTION READ ONLY"
-    return create_async_engine(url, **options)
+def driver_for(url: URL, system: str, read_only: bool) -> Driver:
+    """The driver is imported only where it is used."""
+    if url.drivername.startswith("mysql"):
+        from sampan.service.data.mysql import MySQL
+
+        return MySQL(url, "mariadb" if system == "mariadb" else "mysql", read_only)
+    if url.drivername.startswith("postgresql"):
+        from sampan.service.data.postgresql import PostgreSQL
+
+        return PostgreSQL(url, read_only)
+    from sampan.service.data.sqlite import SQLite
+
+    return SQLite(url, read_only)
 
 
-def _prepare_sqlite(engine: AsyncEngine, read_only: bool) -> None:
-    """WAL, a busy timeout, and a transaction that begins, IMMEDIATE, at its first writing or locking statement.
-
-    The driver's own deferred BEGIN is turned off: upgrading a read to a write while another process writes gives
-    SQLITE_BUSY at once, whatever the timeout. Reads before the first write see what is committed, as they
-    do on the other engines under READ COMMITTED, and hold no lock; `with_for_update()` locks the database.
-    """
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_MS}")
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        if read_only:
-            cursor.execute("PRAGMA query_only=ON")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "before_cursor_execute")
-    def begin(connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool) -> None:
-        raw = connection.connection.dbapi_connection
-        if raw.driver_connection.in_transaction or not connection.in_transaction():
-            return
-        if statement[:6].upper() == "SELECT":
-            compiled = getattr(context, "compiled", None)
-            if compiled is None or getattr(compiled.statement, "_for_update_arg", None) is None:
-                return
-        elif statement[:6].upper() == "PRAGMA":
-            return
-        cursor = raw.cursor()
-        cursor.execute("BEGIN IMMEDIATE")
-        cursor.close()
+def core_for(
+    name: str, url: URL, system: str, registry: Registry, pool: Pool | None = None, *, read_only: bool = False
+) -> Core:
+    """A server's driver and pool. Nothing connects before its first use."""
+    driver = driver_for(url, system, read_only)
+    return Core(driver, ConnectionPool(driver, pool, name, registry), Observer(name, driver, registry))
 
 
-class OutboxSession(Session):
-    """A session that wakes the relay when a commit has put something into the outbox."""
-
-
-@event.listens_for(OutboxSession, "after_commit")
-def _committed(session: Session) -> None:
-    wake = session.info.pop("sampan_wake", None)
-    if wake is not None:
-        wake()
-
-
-class SqlDatabase:
+class SqlDatabase(Autocommit):
     """Implements `model.bound.BoundDatabase`."""
 
-    def __init__(self, name: str, binding: Binding, *, read_only: bool = False) -> None:
-        self.name, self.read_only = name, read_only
-        self.engine = create_engine(binding, read_only)
-        self.dialect = self.engine.dialect.name
+    def __init__(
+        self,
+        name: str,
+        binding: Binding,
+        *,
+        read_only: bool = False,
+        pool: Pool | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        self.name, self.read_only, self.binding = name, read_only, binding
+        registry = registry or Registry()
+        self.url = engine_url(binding)
+        super().__init__(core_for(name, self.url, binding.type, registry, pool, read_only=read_only))
+        self.core.observer.database = self
+        self.engine: AsyncEngine = shared_engine(self.url, self.core.driver, self.core.pool, self.core.observer)
+        self.dialect = self.core.driver.engine
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=OutboxSession)
         self._tables: asyncio.Lock | None = None
         self._have_tables = False
         self.wake_relay: Callable[[], None] | None = None  # set by the relay of this database
+        self.expected: Expected | None = None  # the revision the code expects; set where there are migrations
+        self._replicas: Replicas | None = None
+        uris = [value for key, value in sorted(binding.values.items()) if key.startswith("replica-uri")]
+        if uris:
+            from sampan.service.data.replicas import Replicas
+
+            cores = [
+                core_for(
+                    f"{name}-replica-{number}", engine_url(binding, uri), binding.type, registry, pool, read_only=True
+                )
+                for number, uri in enumerate(uris, 1)
+            ]
+            self._replicas = Replicas(self.core, cores, registry)
+
+    @property
+    def replica(self) -> Reads:
+        return self if self._replicas is None else self._replicas
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
@@ -156,9 +153,18 @@ class SqlDatabase:
                 self._have_tables = True
 
     async def check(self) -> None:
-        """Raises when the database does not answer."""
+        """Raises when the database does not answer, or is not at the revision the code expects."""
+        if self.core.quick is not None and not Path(self.core.quick.path).parent.is_dir():
+            raise ConnectionError(f"there is no directory {Path(self.core.quick.path).parent}")
         async with self.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
+        if self.expected is not None:
+            await self.expected.check(self)
 
     async def close(self) -> None:
+        await self.core.pool.close()
+        if self._replicas is not None:
+            await self._replicas.close()
+        if self.core.quick is not None:
+            self.core.quick.forget()
         await self.engine.dispose()

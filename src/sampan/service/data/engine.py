@@ -1,0 +1,164 @@
+"""SQLAlchemy on the same connections: an engine whose pool is ours, and whose statements are observed alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import Pool as SqlalchemyPool
+from sqlalchemy.pool.base import _AsyncConnDialect, _ConnectionRecord
+from sqlalchemy.util import await_only
+
+from sampan.service.data.observe import Observer, Watch
+from sampan.service.data.pool import ConnectionPool, Driver, Slot
+from sampan.service.data.statement import Statement, Statements
+
+
+class SharedPool(SqlalchemyPool):
+    """Hands out the connections of a `ConnectionPool`. SQLAlchemy's record of one is kept with its slot."""
+
+    _is_asyncio = True
+    _dialect = _AsyncConnDialect()
+
+    def __init__(self, creator: Any, ours: ConnectionPool | None = None, **options: Any) -> None:
+        super().__init__(creator, **options)
+        self.ours = ours
+        self.slots: dict[Any, Slot] = {}  # by the record in use
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        pool = self._pool()
+        slot = pool.take_now() or await_only(pool.take())
+        if slot.record is None or slot.record.dbapi_connection is None:
+            _HANDED.append(slot.raw)
+            try:
+                slot.record = _ConnectionRecord(self, connect=True)
+            except BaseException:
+                slot.dirty = True
+                pool.give(slot)
+                raise
+        self.slots[slot.record] = slot
+        record: ConnectionPoolEntry = slot.record
+        return record
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        slot = self.slots.pop(record)
+        if record.dbapi_connection is None:  # SQLAlchemy has closed it
+            self._pool().discard(slot)
+        else:
+            self._pool().give(slot)
+
+    def _pool(self) -> ConnectionPool:
+        assert self.ours is not None
+        return self.ours
+
+    def recreate(self) -> SharedPool:
+        return self
+
+    def dispose(self) -> None:
+        """The connections are the pool's, which closes them."""
+
+    def status(self) -> str:
+        pool = self._pool()
+        return f"{pool.total - len(pool.idle)} of {pool.size} in use"
+
+
+_HANDED: list[Any] = []  # the connection that the next call of the creator is to give; nothing happens in between
+
+
+async def _hand_over(*_arguments: Any, **_options: Any) -> Any:
+    return _HANDED.pop()
+
+
+class OutboxSession(Session):
+    """A session that wakes the relay when a commit has put something into the outbox."""
+
+
+@event.listens_for(OutboxSession, "after_commit")
+def _committed(session: Session) -> None:
+    database = session.info.get("database")
+    if database is not None:
+        database.core.observer.wrote()
+    wake = session.info.pop("sampan_wake", None)
+    if wake is not None:
+        wake()
+
+
+def shared_engine(url: URL, driver: Driver, pool: ConnectionPool, observer: Observer) -> AsyncEngine:
+    options: dict[str, Any] = {"hide_parameters": True, "pool_reset_on_return": None}
+    if driver.engine == "postgresql":
+        options["use_native_hstore"] = False
+    engine = create_async_engine(url, poolclass=SharedPool, async_creator=_hand_over, **options)
+    shared = engine.sync_engine.pool
+    assert isinstance(shared, SharedPool)
+    shared.ours = pool
+    if driver.engine == "sqlite":
+        _begin_late(engine)
+    else:
+        _begin(engine)
+    _observe(engine, driver, observer)
+    return engine
+
+
+def _begin(engine: AsyncEngine) -> None:
+    """The connections commit every statement by itself; a transaction of SQLAlchemy's says BEGIN."""
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            return
+        adapted = connection.connection.dbapi_connection
+        cursor = adapted.cursor()
+        cursor.execute("BEGIN")
+        cursor.close()
+
+
+def _begin_late(engine: AsyncEngine) -> None:
+    """A transaction of SQLite begins, IMMEDIATE, at its first writing or locking statement.
+
+    Upgrading a read to a write while another process writes gives SQLITE_BUSY at once, whatever the timeout. Reads
+    before the first write see what is committed, as they do on the other engines under READ COMMITTED, and hold no
+    lock; `with_for_update()` locks the database.
+    """
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def begin(connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool) -> None:
+        raw = connection.connection.dbapi_connection
+        if raw.driver_connection.in_transaction or not connection.in_transaction():
+            return
+        if statement[:6].upper() == "SELECT":
+            compiled = getattr(context, "compiled", None)
+            if compiled is None or getattr(compiled.statement, "_for_update_arg", None) is None:
+                return
+        elif statement[:6].upper() == "PRAGMA":
+            return
+        cursor = raw.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        cursor.close()
+
+
+def _observe(engine: AsyncEngine, driver: Driver, observer: Observer) -> None:
+    known = Statements(driver.engine)
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def before(_connection: Any, _cursor: Any, text: str, _parameters: Any, context: Any, _many: bool) -> None:
+        statement: Statement = known[text]
+        context._sampan_watch = watch = observer.watch(statement)
+        watch.__enter__()
+
+    @event.listens_for(engine.sync_engine, "after_cursor_execute")
+    def after(_connection: Any, _cursor: Any, _text: str, _parameters: Any, context: Any, _many: bool) -> None:
+        watch: Watch | None = context.__dict__.pop("_sampan_watch", None)
+        if watch is not None:
+            watch.__exit__(None, None, None)
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def failed(context: Any) -> None:
+        execution = context.execution_context
+        watch: Watch | None = None if execution is None else execution.__dict__.pop("_sampan_watch", None)
+        if watch is not None:
+            error = context.original_exception
+            watch.__exit__(type(error), error, None)
