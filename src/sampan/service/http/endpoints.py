@@ -10,7 +10,7 @@ import msgspec
 
 from sampan.service.http.middleware import Endpoint, Scope
 from sampan.service.http.readiness import Check, Degraded, Readiness
-from sampan.service.telemetry.metrics import CONTENT_TYPE, Registry
+from sampan.service.telemetry.metrics import CONTENT_TYPE, OPENMETRICS_TYPE, Registry, accepted
 
 __all__ = ["Check", "Degraded", "Readiness", "answered_by", "endpoints", "nothing"]
 
@@ -28,9 +28,10 @@ def endpoints(
         good, body = await readiness.report(verbose)
         return 200 if good else 503, _JSON, clean(msgspec.json.encode(body))
 
-    async def metrics(_: Scope) -> tuple[int, str, bytes]:
+    async def metrics(scope: Scope) -> tuple[int, str, bytes]:
         before_metrics()
-        return 200, CONTENT_TYPE, registry.render().encode()
+        modern = any(name == b"accept" and accepted(value.decode("latin-1")) for name, value in scope["headers"])
+        return 200, OPENMETRICS_TYPE if modern else CONTENT_TYPE, registry.render(modern).encode()
 
     return {"/health": health, "/ready": ready, "/metrics": metrics}
 

@@ -1,41 +1,48 @@
 """The one ASGI middleware: trace context, deadline, server span, RED metrics and access log in a single pass.
 
-What a request leaves behind is one tuple (`Span`); it is turned into text later, off the request path.
+What a request leaves behind is one record (`record.Span`); it is turned into text later, off the request path.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
+import sys
 import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from sampan.service.http.record import Span, access_line, server_span
+from sampan.service.http.routes import Routes, watch_django
+from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import (
     B3,
+    B3_FLAGS,
     B3_SAMPLED,
     B3_SPAN,
     B3_TRACE,
     BAGGAGE,
     CURRENT,
     REQUEST_ID,
+    SAMPLER,
     TIMEOUT_MS,
     TRACEPARENT,
     TRACESTATE,
     Context,
+    arrived,
     new_span_id,
     new_trace_id,
-    parse_b3,
     parse_timeout,
-    parse_traceparent,
 )
-from sampan.service.telemetry.logs import Output, timestamp
-from sampan.service.telemetry.metrics import Registry
+from sampan.service.telemetry.logs import Output
+from sampan.service.telemetry.metrics import MAX_SERIES, Labels, Registry, Series
+
+if TYPE_CHECKING:
+    from sampan.service.telemetry.export import Exporter
 
 log = logging.getLogger("sampan.http")
 
@@ -46,28 +53,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Endpoint = Callable[[Scope], Awaitable[tuple[int, str, bytes]]]  # -> status, content type, body
 
-_READ: Final = (TRACEPARENT, TRACESTATE, BAGGAGE, REQUEST_ID, TIMEOUT_MS, B3, B3_TRACE, B3_SPAN, B3_SAMPLED)
-_WANTED: Final = {name.encode(): name for name in (*_READ, "user-agent")}
+_READ: Final = (TRACEPARENT, TRACESTATE, BAGGAGE, REQUEST_ID, TIMEOUT_MS, B3, B3_TRACE, B3_SPAN, B3_SAMPLED, B3_FLAGS)
+_WANTED: Final = {name.encode(): name for name in (*_READ, "user-agent", "host")}
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
-_IDENTIFIER: Final = re.compile(r"/(?:\d+|[0-9a-fA-F-]{8,}|[^/]{40,})(?=/|$)")
-_MAX_PATHS: Final = 200  # different path labels of an application without route templates
+_REFUSED: Final = "(refused)"  # the path label of what a guard refused, before any route was looked for
 _FLUSH_SECONDS: Final = 0.05
-_FLUSH_COUNT: Final = 512
-
-
-class Span(NamedTuple):
-    """One request served. Times in seconds."""
-
-    context: Context
-    method: str
-    route: str
-    path: str
-    status: int
-    start: float
-    duration: float
-    client: str
-    user_agent: str
-    error: str
+_FLUSH_COUNT: Final = 64  # records written in one go: some 200 us, which nobody notices
+_CLIENT_LEFT: Final = 499  # the client left before there was an answer
 
 
 class Refusal(NamedTuple):
@@ -82,7 +74,7 @@ class Guard(Protocol):
     """Decides before the application runs, and hears of the end. What one `enter` refused, it does not `leave`.
 
     `enter` answers at once where it can and returns an awaitable where it must ask somebody. It may put what it found
-    into `scope` (the caller: `scope["sampan.caller"]`).
+    into `scope` (the caller: `scope["sampan.caller"]`). It is asked of websockets, too (their `method` is GET).
     """
 
     def enter(self, scope: Scope, context: Context) -> Refusal | Awaitable[Refusal | None] | None: ...
@@ -106,18 +98,23 @@ class Middleware:
         self.endpoints = endpoints or {}
         self.guards: tuple[Guard, ...] = ()
         self.receivers: tuple[Callable[[Scope, Receive], Receive], ...] = ()  # wrap `receive` of requests with a body
-        self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # added to every response
+        self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # added to responses that have not set them
+        self.exporter: Exporter | None = None  # of server spans
         self.draining = False
         self.active = registry.gauge("http_requests_active", "Requests being served.")
-        self.active.set(0)
         self.requests = registry.counter("http_requests_total", "Requests served.", ("method", "path", "status"))
         self.durations = registry.histogram(
             "http_request_duration_seconds", "Time from request to end of response.", ("method", "path")
         )
-        self.spans: deque[Span] = deque(maxlen=2048)  # the latest, for exporters
+        self.sockets = registry.counter("websocket_connections_total", "Websockets ended.", ("path", "status"))
+        self.open_sockets = registry.gauge("websocket_connections_active", "Websockets open.")
+        self.routes = Routes()
+        self.spans: deque[Span] = deque(maxlen=512)  # the latest written, to look at
+        self._known: dict[tuple[str, str], tuple[Series, dict[int, Labels]]] = {}  # what a route's requests have alike
         self._pending: list[Span] = []
         self._in_flight = 0
-        self._paths: set[str] = set()
+        self._quiet: bool | None = None
+        watch_django()
 
     @property
     def in_flight(self) -> int:
@@ -126,8 +123,9 @@ class Middleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "websocket":
-                CURRENT.set(self._context(scope)[0])
-            await self.app(scope, receive, send)
+                await self._socket(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
             return
         endpoint = self.endpoints.get(scope["path"])
         if endpoint is not None and scope["method"] in ("GET", "HEAD"):
@@ -135,8 +133,10 @@ class Middleware:
             return
 
         started, clock = time.time(), time.perf_counter()
-        context, agent = self._context(scope)
+        context, agent, host = self._context(scope)
         CURRENT.set(context)
+        if self._quiet or (self._quiet is None and self._decide_quiet()):
+            scope["fastapi.telemetry"] = None
         status, error = 0, ""
         request_id = (b"x-request-id", context.request_id.encode("latin-1"))
 
@@ -153,7 +153,9 @@ class Middleware:
                 held.clear()
             elif message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), request_id, *self.response_headers]
+                headers = [*message.get("headers", ()), request_id]
+                if self.response_headers:
+                    self._add_headers(headers)
                 if self.draining:
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
@@ -170,7 +172,10 @@ class Middleware:
                 if refusal is not None and not isinstance(refusal, Refusal):
                     refusal = await refusal
                 if refusal is not None:
+                    scope["sampan.refused"] = True
                     await _refuse(refusal, sending)
+                    for kept in held:
+                        await send(kept)
                     return
                 entered += 1
             for wrap in self.receivers:
@@ -200,73 +205,176 @@ class Middleware:
         finally:
             self._in_flight -= 1
             seconds = time.perf_counter() - clock
+            status = status or _CLIENT_LEFT
             for guard in self.guards[:entered]:
-                guard.leave(scope, context, status or 499, seconds)
-            # 499: the client left before there was an answer
-            self._account(scope, context, agent, status or 499, (started, seconds), error)
+                guard.leave(scope, context, status, seconds)
+            self._account(scope, context, (agent, host), status, (started, seconds), error)
+
+    def _add_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        present = {name.lower() for name, _ in headers}
+        headers += [header for header in self.response_headers if header[0] not in present]
+
+    def _decide_quiet(self) -> bool:
+        """Whether FastAPI's own OpenTelemetry is to be silent, which would make every span twice: unless the
+        application has a TracerProvider of its own, and so wants it."""
+        trace = sys.modules.get("opentelemetry.trace")
+        provider = getattr(trace, "_TRACER_PROVIDER", None)
+        self._quiet = provider is None or type(provider).__module__.startswith("sampan.")
+        return self._quiet
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A connection is one span; 101 is the status of one that was accepted, 403 of one that was not."""
+        started, clock = time.time(), time.perf_counter()
+        context, agent, host = self._context(scope)
+        CURRENT.set(context)
+        scope.setdefault("method", "GET")
+        if self._quiet or (self._quiet is None and self._decide_quiet()):
+            scope["fastapi.telemetry"] = None
+        status, error, entered = 0, "", 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if not status:
+                kind = message["type"]
+                if kind == "websocket.accept":
+                    status = 101
+                    message["headers"] = headers = [*message.get("headers", ())]
+                    headers.append((b"x-request-id", context.request_id.encode("latin-1")))
+                else:
+                    status = message.get("status", 403)
+            await send(message)
+
+        self.open_sockets.add()
+        try:
+            for guard in self.guards:
+                refusal = guard.enter(scope, context)
+                if refusal is not None and not isinstance(refusal, Refusal):
+                    refusal = await refusal
+                if refusal is not None:
+                    scope["sampan.refused"] = True
+                    await _refuse_socket(scope, refusal, receive, sending)
+                    return
+                entered += 1
+            await self.app(scope, receive, sending)
+        except Exception as failure:
+            error = type(failure).__name__
+            status = status or 500
+            raise
+        finally:
+            self.open_sockets.add(amount=-1)
+            seconds, status = time.perf_counter() - clock, status or _CLIENT_LEFT
+            for guard in self.guards[:entered]:
+                guard.leave(scope, context, status, seconds)
+            route = self._route(scope, status)
+            self.sockets.add(route, _STATUS[status])
+            self._record(self._span(scope, context, (agent, host), ("GET", route), (status, error), (started, seconds)))
 
     def _account(  # noqa: PLR0917
-        self, scope: Scope, context: Context, agent: str, status: int, times: tuple[float, float], error: str
+        self,
+        scope: Scope,
+        context: Context,
+        peer: tuple[str, str],
+        status: int,
+        times: tuple[float, float],
+        error: str,
     ) -> None:
-        """Counter, histogram and span of one request; `times` are its start and duration."""
+        """Counter, histogram and record of one request; `peer` is agent and host, `times` start and duration."""
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         route = self._route(scope, status)
         # what Counter.add and Histogram.observe do, without their calls
-        key = (method, route, _STATUS.get(status) or str(status))
-        values = self.requests.values
-        values[key] = values.get(key, 0.0) + 1
-        series = self.durations.child((method, route))
-        series[bisect_left(self.durations.buckets, times[1])] += 1
-        series[-1] += times[1]
-        client = scope.get("client")
-        self._record(
-            Span(context, method, route, scope["path"], status, *times, client[0] if client else "", agent, error)
+        known = self._known.get((method, route))
+        if known is None:
+            known = self.durations.child((method, route)), {}
+            if len(self._known) < MAX_SERIES:
+                self._known[method, route] = known
+        series, keys = known
+        key = keys.get(status)
+        if key is None or key not in self.requests.values:
+            key = keys[status] = (method, route, _STATUS.get(status) or str(status))
+            self.requests.add(*key)
+        else:
+            self.requests.values[key] += 1
+        bucket = bisect_left(self.durations.buckets, times[1])
+        series.counts[bucket] += 1
+        series.sum += times[1]
+        if context.sampled:
+            series.exemplars[bucket] = (context.trace_id, times[1], times[0])
+        self._record(self._span(scope, context, peer, (method, route), (status, error), times))
+
+    def _route(self, scope: Scope, status: int) -> str:
+        return _REFUSED if "sampan.refused" in scope else self.routes.of(scope, status)
+
+    def _span(  # noqa: PLR0917
+        self,
+        scope: Scope,
+        context: Context,
+        peer: tuple[str, str],
+        named: tuple[str, str],
+        end: tuple[int, str],
+        times: tuple[float, float],
+    ) -> Span:
+        client, caller = scope.get("client"), scope.get("sampan.caller")
+        inner, context.span = context.span, None
+        kept = context.sampled
+        if context.held is not None:
+            kept = self._settle(context, end[0] >= 500, times[1])
+        return Span(
+            context,
+            *named,
+            scope["path"],
+            end[0],
+            *times,
+            client[0] if client else "",
+            peer[0],
+            end[1],
+            scope.get("scheme", "http"),
+            scope.get("http_version", "1.1"),
+            peer[1],
+            getattr(caller, "subject", "") if caller is not None else "",
+            kept,
+            inner,
         )
 
-    def _context(self, scope: Scope) -> tuple[Context, str]:
+    def _settle(self, context: Context, failed: bool, seconds: float) -> bool:
+        """Whether a request whose trace is not sampled is kept, and with it what happened below it."""
+        held, context.held = context.held or [], None
+        kept = SAMPLER.worth_keeping(failed, seconds)
+        if kept:
+            for span in held:
+                tracing.emit(span)
+        held.clear()  # children that go on share the list
+        return kept
+
+    def _context(self, scope: Scope) -> tuple[Context, str, str]:
+        """What travels with the request, and its headers User-Agent and Host."""
         found: dict[str, str] = {}
         for name, value in scope["headers"]:
             if name in _WANTED:
-                found[_WANTED[name]] = value.decode("latin-1")
+                key = _WANTED[name]
+                found[key] = f"{found[key]},{value.decode('latin-1')}" if key in found else value.decode("latin-1")
+        agent, host = found.pop("user-agent", ""), found.pop("host", "")
         if not found:
             trace = new_trace_id()
-            return Context(trace, new_span_id(), request_id=trace), ""
-        parsed = parse_traceparent(found[TRACEPARENT]) if TRACEPARENT in found else None
-        if parsed is None and (B3 in found or B3_TRACE in found):
-            parsed = parse_b3(found)
-        trace, parent, sampled = parsed or (new_trace_id(), "", True)
-        request_id = found.get(REQUEST_ID, "")
-        if not request_id or len(request_id) > 128 or not request_id.isprintable():
-            request_id = trace
-        return (
-            Context(
+            context = Context(trace, new_span_id(), "", SAMPLER.sampled(trace, None), request_id=trace)
+        else:
+            trace, parent, sampled = arrived(found)
+            request_id = found.get(REQUEST_ID, "")
+            if not request_id or len(request_id) > 128 or not request_id.isprintable():
+                request_id = trace
+            context = Context(
                 trace,
                 new_span_id(),
                 parent,
                 sampled,
-                found.get(TRACESTATE, "") if parsed else "",
+                found.get(TRACESTATE, "") if parent else "",
                 found.get(BAGGAGE, ""),
                 request_id,
                 parse_timeout(found[TIMEOUT_MS]) if TIMEOUT_MS in found else None,
-            ),
-            found.get("user-agent", ""),
-        )
-
-    def _route(self, scope: Scope, status: int) -> str:
-        """The route template; where the application names none, the path with identifiers replaced, limited."""
-        route = scope.get("route")
-        template: str | None = getattr(route, "path", None) if route is not None else None
-        if template is not None:
-            mounted = scope.get("root_path", "")
-            return mounted + template if mounted and mounted != scope.get("app_root_path", mounted) else template
-        if status == 404:
-            return "(unmatched)"
-        path = _IDENTIFIER.sub("/{id}", scope["path"])
-        if path not in self._paths:
-            if len(self._paths) >= _MAX_PATHS:
-                return "(other)"
-            self._paths.add(path)
-        return path
+            )
+            context.remote = bool(parent)
+        if not context.sampled and SAMPLER.keep:
+            context.hold()
+        return context, agent, host
 
     async def _failed(self, failure: Exception, status: int, sending: Send | None) -> str:
         """Log `failure`, and answer it if nothing has been sent. What it is called in span and log."""
@@ -300,7 +408,7 @@ class Middleware:
             self.flush()
 
     def flush(self) -> None:
-        """Write the access log of what was served since the last flush."""
+        """Write the access log of what was served since the last flush, and hand its spans to the exporter."""
         spans, self._pending = self._pending, []
         if not spans:
             return
@@ -309,6 +417,14 @@ class Middleware:
             for span in spans:
                 self.output.later(access_line(span, self.identity))
             self.output.flush()
+        exporter = self.exporter
+        if exporter is not None:
+            room = exporter.room()
+            for span in spans:
+                if span.kept:
+                    room -= 1
+                    # what would be dropped is not encoded first
+                    exporter.offer(server_span(span, exporter.redactor) if room >= 0 else b"")
 
     def exposed(self) -> None:
         """Bring gauges up to date before an exposition."""
@@ -321,73 +437,17 @@ async def _refuse(refusal: Refusal, send: Send) -> None:
     await send({"type": "http.response.body", "body": refusal.body})
 
 
+async def _refuse_socket(scope: Scope, refusal: Refusal, receive: Receive, send: Send) -> None:
+    """The refusal as the answer to the handshake, where the server can send one; else the connection is closed."""
+    await receive()  # websocket.connect
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "status": refusal.status})
+        return
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(refusal.body)).encode())]
+    start = {"status": refusal.status, "headers": [*headers, *refusal.headers]}
+    await send({"type": "websocket.http.response.start", **start})
+    await send({"type": "websocket.http.response.body", "body": refusal.body})
+
+
 _ANSWERS: Final = {503: "a service or store this request needs is not available", 504: "deadline exceeded"}
 _STATUS: Final = {code: str(code) for code in range(100, 600)}
-_encode = msgspec.json.Encoder().encode
-
-
-class _Attributes(
-    msgspec.Struct,
-    omit_defaults=True,
-    gc=False,
-    rename={
-        "method": "http.request.method",
-        "route": "http.route",
-        "path": "url.path",
-        "status": "http.response.status_code",
-        "client": "client.address",
-        "user_agent": "user_agent.original",
-        "error": "error.type",
-    },
-):
-    method: str
-    route: str
-    path: str
-    status: int
-    duration_ms: float
-    client: str
-    user_agent: str
-    request_id: str
-    error: str = ""
-
-
-class _Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """A line of the access log; the last fields are those of `process.identity`."""
-
-    time: str
-    severity: str
-    message: str
-    attributes: _Attributes
-    trace_id: str
-    span_id: str
-    logger: str
-    service: str = ""
-    version: str = ""
-    pod: str = ""
-
-
-def access_line(span: Span, identity: dict[str, str]) -> bytes:
-    context, status = span.context, span.status
-    attributes = _Attributes(
-        span.method,
-        span.route,
-        span.path,
-        status,
-        round(span.duration * 1000, 3),
-        span.client,
-        span.user_agent,
-        context.request_id,
-        span.error,
-    )
-    return _encode(
-        _Line(
-            timestamp(span.start + span.duration),
-            "ERROR" if status >= 500 and status != 503 else "INFO",
-            f"{span.method} {span.path} {status}",
-            attributes,
-            context.trace_id,
-            context.span_id,
-            "sampan.access",
-            **identity,
-        )
-    )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 import time
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sampan.service.telemetry.tracing import Span
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
@@ -13,15 +16,64 @@ BAGGAGE: Final = "baggage"
 REQUEST_ID: Final = "x-request-id"
 TIMEOUT_MS: Final = "x-request-timeout-ms"
 B3, B3_TRACE, B3_SPAN, B3_SAMPLED = "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled"
+B3_FLAGS: Final = "x-b3-flags"
 
 _HEX = frozenset("0123456789abcdef")
 _getrandbits = random.getrandbits
 
 
-class Context:
-    """One unit of work. `deadline` is on `time.monotonic()`; None means no limit."""
+class Sampler:
+    """Which traces are recorded; one per process. The ratio goes by the trace id, so that services agree on a trace."""
 
-    __slots__ = ("baggage", "deadline", "parent_id", "request_id", "sampled", "span_id", "trace_id", "tracestate")
+    __slots__ = ("bound", "follow_parent", "keep", "slow_seconds")
+
+    def __init__(self) -> None:
+        self.configure()
+
+    def configure(
+        self, ratio: float = 1.0, follow_parent: bool = True, keep: bool = True, slow_seconds: float = 1.0
+    ) -> None:
+        """`keep`: spans of failed and slow work are kept although its trace is not sampled."""
+        self.bound = round(ratio * 2**64)
+        self.follow_parent, self.keep, self.slow_seconds = follow_parent, keep, slow_seconds
+
+    def sampled(self, trace_id: str, parent: bool | None) -> bool:
+        """`parent` is what the caller decided; None when there is none or it left the decision open."""
+        if parent is not None and self.follow_parent:
+            return parent
+        return self.bound >= _ALL or int(trace_id[16:], 16) < self.bound
+
+    def worth_keeping(self, failed: bool, seconds: float) -> bool:
+        return failed or 0 < self.slow_seconds <= seconds
+
+
+_ALL: Final = 2**64
+SAMPLER: Final = Sampler()
+MAX_HELD: Final = 128  # spans of one unit of work that wait for its end, where its trace is not sampled
+
+
+class Context:
+    """One unit of work. `deadline` is on `time.monotonic()`; None means no limit.
+
+    `fresh`: it came from elsewhere and no span bears it yet; the first one opened will. `remote`: its parent is in
+    another process. `span`: the span that bears it, while there is one. `held`: spans that are kept or dropped when
+    the work is over, because the trace is not sampled.
+    """
+
+    __slots__ = (
+        "baggage",
+        "deadline",
+        "fresh",
+        "held",
+        "parent_id",
+        "remote",
+        "request_id",
+        "sampled",
+        "span",
+        "span_id",
+        "trace_id",
+        "tracestate",
+    )
 
     def __init__(  # noqa: PLR0917  # positional because quicker, once a request
         self,
@@ -42,6 +94,9 @@ class Context:
         self.baggage = baggage
         self.request_id = request_id
         self.deadline = deadline
+        self.remote = self.fresh = False
+        self.span: Span | None = None
+        self.held: list[Span] | None = None
 
     @property
     def traceparent(self) -> str:
@@ -52,7 +107,7 @@ class Context:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def child(self) -> Context:
-        return Context(
+        child = Context(
             self.trace_id,
             new_span_id(),
             self.span_id,
@@ -62,6 +117,12 @@ class Context:
             self.request_id,
             self.deadline,
         )
+        child.held = self.held
+        return child
+
+    def hold(self) -> None:
+        """Have the spans below kept until it is known whether the work failed."""
+        self.held = []
 
 
 CURRENT: ContextVar[Context | None] = ContextVar("sampan_context", default=None)
@@ -87,38 +148,56 @@ def parse_traceparent(value: str) -> tuple[str, str, bool] | None:
     return trace, parent, bool(int(flags, 16) & 1)
 
 
-def parse_b3(headers: dict[str, str]) -> tuple[str, str, bool] | None:
+_B3_DECISIONS: Final = {"0": False, "false": False, "1": True, "true": True, "d": True}
+
+
+def parse_b3(headers: dict[str, str]) -> tuple[str, str, bool | None] | None:
     """Like `parse_traceparent`, from B3: the one header `b3`, or `x-b3-traceid` and its companions.
 
-    A 64-bit trace id is filled up with zeros on the left. https://github.com/openzipkin/b3-propagation
+    The decision is None where the caller left it to us. A caller may also send the decision alone; trace and span are
+    then empty. A 64-bit trace id is filled up with zeros on the left. https://github.com/openzipkin/b3-propagation
     """
     single = headers.get(B3, "").split("-")
     if len(single) >= 2:
-        trace, span, sampled = single[0], single[1], single[2] if len(single) > 2 else ""
+        trace, span, decision = single[0], single[1], single[2] if len(single) > 2 else ""
     else:
-        trace, span, sampled = headers.get(B3_TRACE, ""), headers.get(B3_SPAN, ""), headers.get(B3_SAMPLED, "")
+        trace, span = headers.get(B3_TRACE, ""), headers.get(B3_SPAN, "")
+        decision = single[0] or headers.get(B3_SAMPLED, "")
+        if headers.get(B3_FLAGS) == "1":  # debug: recorded in any case
+            decision = "d"
+    sampled = _B3_DECISIONS.get(decision.lower())
     trace = trace.lower().rjust(32, "0") if len(trace) in (16, 32) else ""
     parsed = parse_traceparent(f"00-{trace}-{span.lower()}-01")
-    return None if parsed is None else (parsed[0], parsed[1], sampled not in ("0", "false"))
+    if parsed is None:
+        return None if sampled is None else ("", "", sampled)
+    return parsed[0], parsed[1], sampled
+
+
+def arrived(headers: dict[str, str]) -> tuple[str, str, bool]:
+    """(trace id, parent span id or "", whether it is recorded) of work that came with `headers`."""
+    parsed = parse_traceparent(headers[TRACEPARENT]) if TRACEPARENT in headers else None
+    found: tuple[str, str, bool | None] = parsed or parse_b3(headers) or ("", "", None)
+    trace = found[0] or new_trace_id()
+    return trace, found[1], SAMPLER.sampled(trace, found[2])
 
 
 def from_headers(headers: dict[str, str]) -> Context:
     """The context of work that arrived with `headers` (lower-case names); a new trace when none came."""
-    parsed = parse_traceparent(headers.get(TRACEPARENT, "")) or parse_b3(headers)
-    if parsed is None:
-        trace, parent, sampled, state = new_trace_id(), "", True, ""
-    else:
-        (trace, parent, sampled), state = parsed, headers.get(TRACESTATE, "")
-    return Context(
+    trace, parent, sampled = arrived(headers)
+    context = Context(
         trace,
         new_span_id(),
         parent,
         sampled,
-        state,
+        headers.get(TRACESTATE, "") if parent else "",
         headers.get(BAGGAGE, ""),
         headers.get(REQUEST_ID, "") or trace,
         parse_timeout(headers.get(TIMEOUT_MS, "")),
     )
+    context.fresh, context.remote = True, bool(parent)
+    if not sampled and SAMPLER.keep:
+        context.hold()
+    return context
 
 
 def parse_timeout(milliseconds: str) -> float | None:

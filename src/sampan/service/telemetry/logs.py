@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
@@ -41,6 +41,24 @@ class Redactor:
             if secret in line:
                 line = line.replace(secret, REDACTED)
         return line
+
+    def finds(self, line: bytes) -> bool:
+        return any(secret in line for secret in self._spellings)
+
+    def clean_text(self, text: str) -> str:
+        return self.clean(text.encode("utf-8", "replace")).decode() if self._spellings else text
+
+    def clean_value(self, value: Any) -> Any:
+        """`value` of a span or log record, with the secrets in its strings struck out."""
+        if isinstance(value, str):
+            return self.clean_text(value)
+        if isinstance(value, bytes):
+            return self.clean(value)
+        if isinstance(value, Mapping):
+            return {key: self.clean_value(item) for key, item in value.items()}
+        if isinstance(value, Sequence):
+            return [self.clean_value(item) for item in value]
+        return value
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,0 +1,78 @@
+"""The route template of a request, which is what metrics and spans are named by: "/users/{id}", not "/users/42".
+
+FastAPI and Starlette (mounted applications too) leave the route in the scope, Litestar the template; Django is asked
+through its handler. An application that names none has identifiers in its paths replaced, up to 200 paths.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+UNMATCHED: Final = "(unmatched)"
+OTHER: Final = "(other)"
+DJANGO: Final = "sampan.route"  # the key of the scope under which the template of a Django request is left
+_IDENTIFIER: Final = re.compile(r"/(?:\d+|[0-9a-fA-F-]{8,}|[^/]{40,})(?=/|$)")
+_MAX_PATHS: Final = 200
+
+
+class Routes:
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+
+    def of(self, scope: MutableMapping[str, Any], status: int) -> str:
+        """The template of the request in `scope`, which the application has answered with `status`."""
+        route = scope.get("route")
+        if route is not None:
+            return _starlette(scope, route)
+        template: str | None = scope.get("path_template") or scope.get(DJANGO)
+        if template is not None:
+            return template
+        if status == 404:
+            return UNMATCHED
+        path = _IDENTIFIER.sub("/{id}", scope["path"])
+        if path not in self._paths:
+            if len(self._paths) >= _MAX_PATHS:
+                return OTHER
+            self._paths.add(path)
+        return path
+
+
+def _starlette(scope: MutableMapping[str, Any], route: Any) -> str:
+    fastapi = scope.get("fastapi")  # a route of an included router bears its own path only; the context has it whole
+    if fastapi is not None and (context := fastapi.get("effective_route_context")) is not None:
+        inner = getattr(context, "starlette_route", None) or context
+        template = str(getattr(inner, "path_format", "") or getattr(route, "path", ""))
+    else:
+        template = str(getattr(route, "path_format", "") or getattr(route, "path", ""))
+    mounted, outer = scope.get("root_path", ""), scope.get("app_root_path")
+    if outer is None or mounted == outer:
+        return template
+    if type(route).__name__ == "Mount":  # the application mounted there says no more; its own path is in root_path
+        prefix, template = str(mounted[len(outer) :]), "/{path}"
+    else:
+        prefix = str(mounted[len(outer) :])
+    values = {str(value): name for name, value in scope.get("path_params", {}).items()}
+    if values:  # of a mount such as /{tenant}
+        prefix = "/".join(f"{{{values[part]}}}" if part in values else part for part in prefix.split("/"))
+    return prefix + template
+
+
+def watch_django() -> None:
+    """Have Django, where it is loaded, leave the template of each request in its scope."""
+    handlers = sys.modules.get("django.core.handlers.base")
+    if handlers is None or hasattr(handlers.BaseHandler, "sampan_watched"):
+        return
+    resolve = handlers.BaseHandler.resolve_request
+
+    def resolve_request(self: Any, request: Any) -> Any:
+        match = resolve(self, request)
+        scope = getattr(request, "scope", None)
+        if scope is not None:
+            scope[DJANGO] = "/" + match.route.lstrip("^/").rstrip("$")
+        return match
+
+    handlers.BaseHandler.resolve_request = resolve_request
+    handlers.BaseHandler.sampan_watched = True
