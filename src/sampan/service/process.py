@@ -109,6 +109,8 @@ class Process:
                 problems.append(str(error))
         if problems:
             raise BindingError("\n".join(problems))
+        if os.environ.get("SAMPAN_DISCOVERY") and self.workload.calls:
+            load_string("sampan.service.discovery.binding:bind_discovery", "binder")(self)
         for after in AFTER_BINDING:
             load_string(after, "binder")(self, services)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterator
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -12,6 +13,7 @@ from sampan.service.bindings import Binding, BindingError
 from sampan.service.coordination.away import Away
 
 _ANSWER_SECONDS: Final = 5.0
+_LARGEST: Final = 64 * 1024 * 1024
 
 
 class Address:
@@ -119,3 +121,17 @@ def short(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer"
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+async def lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The lines of a body without end, of any length."""
+    kept = b""
+    async for chunk in response.content.iter_any():
+        kept += chunk
+        while (end := kept.find(b"\n")) >= 0:
+            yield kept[:end]
+            kept = kept[end + 1 :]
+        if len(kept) > _LARGEST:
+            raise aiohttp.ClientPayloadError("a line of more than 64 MiB")
+    if kept.strip():
+        yield kept

@@ -14,12 +14,11 @@ import msgspec
 
 from sampan.service.bindings import Binding
 from sampan.service.coordination.away import Away
-from sampan.service.coordination.connection import Address, Connection, short
+from sampan.service.coordination.connection import Address, Connection, lines, short
 
 PORT: Final = 2379
 SILENCE_SECONDS: Final = 30.0  # a watch on which nothing came for so long is opened anew, in case nobody is there
 _UNAUTHENTICATED: Final = 16  # google.rpc.Code
-_LARGEST: Final = 64 * 1024 * 1024
 
 
 class Compacted(Exception):
@@ -135,7 +134,7 @@ class Etcd:
         }
         response = await self._open("/v3/watch", {"create_request": create}, SILENCE_SECONDS)
         try:
-            async for line in _lines(response):
+            async for line in lines(response):
                 message = msgspec.json.decode(line)
                 if "error" in message:
                     fault = message["error"]
@@ -163,17 +162,3 @@ def _changes(events: list[dict[str, Any]]) -> dict[str, str | None]:
         plain(event["kv"]["key"]): None if event.get("type") == "DELETE" else plain(event["kv"].get("value", ""))
         for event in events
     }
-
-
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The lines of a body without end, of any length."""
-    kept = b""
-    async for chunk in response.content.iter_any():
-        kept += chunk
-        while (end := kept.find(b"\n")) >= 0:
-            yield kept[:end]
-            kept = kept[end + 1 :]
-        if len(kept) > _LARGEST:
-            raise aiohttp.ClientPayloadError("a line of more than 64 MiB")
-    if kept.strip():
-        yield kept

@@ -1,1 +1,1 @@
-"""Where the instances of a service are: registration, watching and balancing over etcd, Consul and EndpointSlices."""
+"""Who runs where: registration of this process, and the instances of the services it calls."""
