@@ -48,7 +48,7 @@ async def _messages(uri: str, directory: Path) -> tuple[float, float, float, flo
 
     from sampan.service.bindings import Binding
     from sampan.service.data.database import SqlDatabase
-    from sampan.service.messaging.broker import Broker
+    from sampan.service.messaging.nats import NatsBroker
     from sampan.service.messaging.consumer import Consumer
     from sampan.service.messaging.outbox import Relay
     from sampan.service.messaging.topic import BrokerTopic
@@ -58,7 +58,7 @@ async def _messages(uri: str, directory: Path) -> tuple[float, float, float, flo
         number: int
         text: str = "an event of ordinary size, with an address and a few more words in it"
 
-    broker = Broker(Binding("messaging", "nats", uri), Registry())
+    broker = NatsBroker(Binding("messaging", "nats", uri), Registry())
     broker.start()
     database = SqlDatabase("bench", Binding("b", "sqlite", f"sqlite:///{directory / 'bench.db'}"))
     await database.ensure_tables()

@@ -62,7 +62,9 @@ def _names(app: Application, report: _Report) -> None:
     things += [(handle.kind, handle, 40) for handle in app.handles]
     things += [("environment", environment, 12) for environment in app.environments]
     for kind, thing, longest in things:
-        if wrong := syntax.label(thing.name, longest):
+        # a topic's name goes to brokers only, where underscores are usual
+        spelt = thing.name.replace("_", "-") if kind == "topic" and isinstance(thing.name, str) else thing.name
+        if wrong := syntax.label(spelt, longest):
             report(
                 f"the name of {kind} {thing.name!r} {wrong}",
                 thing.location,

@@ -37,6 +37,7 @@ MODULES: Final = (
     "sampan.service.http.server",
     "sampan.service.messaging.consumer",
     "sampan.service.messaging.inbox",
+    "sampan.service.messaging.nats",
     "sampan.service.messaging.outbox",
     "sampan.service.messaging.topic",
     "redis.asyncio",

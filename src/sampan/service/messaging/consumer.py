@@ -1,32 +1,32 @@
-"""The consuming side of a topic: a durable pull consumer per group.
+"""The consuming side of a topic, on any broker.
 
 An event is acknowledged after its handler's transaction has committed. The inbox entry commits in that same
 transaction, so a handler that takes a session has its effect once however often the event arrives. A handler
-that fails is tried again with growing delays; after `attempts` deliveries, or at once when the payload cannot be
-decoded, the event goes to the dead-letter stream.
+that fails is tried again with growing delays, here, with the event still in hand; after `attempts` deliveries, or at
+once when the payload cannot be decoded, the event goes to the dead letters. Events of one key are handled one at a
+time and in order, and wait while an earlier one is to be tried again.
+
+With commit="automatic" an event is acknowledged before it is handled: at most once, and never tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.client import JetStreamContext
-from nats.js.errors import APIError, NotFoundError
 
-from sampan.service.messaging.broker import DEAD_LETTERS, MESSAGE_ID, Broker, PublishError, dead_letter_subject
 from sampan.service.messaging.codec import decode
-from sampan.service.telemetry.context import CURRENT, from_headers
+from sampan.service.messaging.hand import Hand
+from sampan.service.messaging.handler import Duplicate, Function, Handler
+from sampan.service.messaging.letters import letter
+from sampan.service.messaging.port import ACK_SECONDS, ONLY_GROUP, Broker, Delivery, Subscription
+from sampan.service.telemetry import tracing
+from sampan.service.telemetry.context import CURRENT, arrived, from_headers
 from sampan.service.telemetry.metrics import Registry
 
 if TYPE_CHECKING:
@@ -34,22 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sampan.messaging")
 
-ACK_SECONDS: Final = 5.0  # how long the event of a killed consumer waits; a live one keeps sending heartbeats
-_FETCH_SECONDS: Final = 5.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.2, 60.0
-
-Handler = Callable[..., Awaitable[None]]
-
-
-class Duplicate(Exception):
-    """The inbox knows this event already."""
-
-
-def wants_session(handler: Handler) -> bool:
-    """Whether `handler` takes a session beside the event."""
-    parameters = list(inspect.signature(handler).parameters.values())
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 and positional[1].default is inspect.Parameter.empty
+_LAG_SECONDS: Final = 10.0
+_BATCH: Final = 100
+_AHEAD_SECONDS, _AHEAD_MOST = 0.1, 512  # how much work is fetched ahead, in the time it takes and in events
 
 
 def retry_delay(delivery: int) -> float:
@@ -58,146 +46,239 @@ def retry_delay(delivery: int) -> float:
 
 
 class Consumer:
+    """Implements `port.Sink`. `batch` is for a handler that takes a list: how many events at most."""
+
     def __init__(  # noqa: PLR0917
         self,
         broker: Broker,
         topic: str,
         type: Any,
         group: str,
-        handler: Handler,
+        function: Function,
         registry: Registry,
         *,
         database: SqlDatabase | None = None,
         concurrency: int = 1,
         attempts: int = 5,
+        batch: int = 0,
+        commit: str = "handled",
     ) -> None:
-        self.broker, self.topic, self.type, self.group, self.handler = broker, topic, type, group, handler
-        self.database = database if wants_session(handler) else None
-        if self.database is None and wants_session(handler):
-            raise ValueError(f"the handler of topic {topic!r} takes a session, but no one database can give it")
+        self.broker, self.topic, self.type, self.group = broker, topic, type, group
+        self.handler = Handler(function)
+        self.database = database if self.handler.needs else None
+        if self.database is None and self.handler.needs:
+            raise ValueError(
+                f"the handler of topic {topic!r} takes a {self.handler.needs}, but no one database can give it; "
+                f"say which: subscribe(..., database=...)"
+            )
         self.concurrency, self.attempts = max(1, concurrency), max(1, attempts)
-        self.consumed = registry.counter(
-            "messages_consumed_total", "Deliveries handled.", ("topic", "group", "outcome")
-        )
-        self.durations = registry.histogram("message_duration_seconds", "Time in the handler.", ("topic", "group"))
-        self._task: asyncio.Task[None] | None = None
-        self._fetching: asyncio.Task[list[Msg]] | None = None
-        self._working: set[asyncio.Task[None]] = set()
+        self.batch = max(1, batch or _BATCH) if self.handler.batches else 1
+        self.automatic = commit == "automatic"
+        self.inbox = f"{topic}/{group}"
+        labels = ("topic", "group")
+        self.consumed = registry.counter("messages_consumed_total", "Deliveries handled.", (*labels, "outcome"))
+        self.retries = registry.counter("messages_retries_total", "Deliveries to be tried again.", labels)
+        self.dead = registry.counter("messages_dead_letters_total", "Events set aside.", labels)
+        self.durations = registry.histogram("message_duration_seconds", "Time in the handler.", labels)
+        self.lag = registry.gauge("messages_lag", "Events that wait for the group.", labels)
+        self._hand = Hand(keyed=broker.layout(topic).keyed)
+        self._outstanding: dict[Delivery, float] = {}
+        self._held: dict[Delivery, asyncio.TimerHandle] = {}
+        self._subscription: Subscription | None = None
+        self._workers: dict[asyncio.Task[None], list[Delivery]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
         self._stopping = False
+        self._each = 0.05  # seconds an event takes, as of late
+        self._handled = 0
+        self._attributes: dict[str, tracing.Value] = {
+            "messaging.system": broker.system,
+            "messaging.destination.name": topic,
+            "messaging.consumer.group.name": group,
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+        }
 
     def start(self) -> None:
-        self.broker.on_reconnect(self._refetch)
-        self._task = asyncio.create_task(self._run(), name=f"consumer-{self.topic}-{self.group}")
+        self._tasks = [
+            asyncio.create_task(self._subscribe(), name=f"subscribe-{self.topic}-{self.group}"),
+            asyncio.create_task(self._beat(), name=f"heartbeat-{self.topic}-{self.group}"),
+            asyncio.create_task(self._measure(), name=f"lag-{self.topic}-{self.group}"),
+        ]
+        for _ in range(self.concurrency):
+            self._hire()
 
-    def _refetch(self) -> None:
-        if self._fetching is not None:  # the request the server held was lost with its connection
-            self._fetching.cancel()
+    def _hire(self) -> None:
+        task = asyncio.create_task(self._work(), name=f"consumer-{self.topic}-{self.group}")
+        self._workers[task] = []
 
-    async def _run(self) -> None:
+    async def _subscribe(self) -> None:
         wait = 0.05
-        while not self._stopping:
+        while self._subscription is None:
             try:
                 await self.broker.ready()
-                subscription = await self._subscribe()
-                wait = 0.05
-                try:
-                    await self._consume(subscription)
-                finally:
-                    with contextlib.suppress(NatsError, OSError):
-                        await subscription.unsubscribe()
-            except (NatsError, OSError, TimeoutError) as error:
+                self._subscription = await self.broker.subscribe(self.topic, self.group, self, self._window())
+            except self.broker.errors as error:
                 log.info("consumer %s of %s starts again: %s", self.group, self.topic, error or type(error).__name__)
                 await asyncio.sleep(wait)
                 wait = min(2.0, wait * 2)
 
-    async def _subscribe(self) -> JetStreamContext.PullSubscription:
-        await self.broker.ensure(self.topic)
-        await self.broker.ensure(DEAD_LETTERS)
-        js = self.broker.js
-        try:
-            await js.consumer_info(self.topic, self.group)
-        except NotFoundError:
-            config = ConsumerConfig(
-                durable_name=self.group,
-                ack_policy=AckPolicy.EXPLICIT,
-                deliver_policy=DeliverPolicy.ALL,
-                ack_wait=ACK_SECONDS,
-                max_deliver=-1,  # counted here: the server's own limit would drop the event without a word
-                max_ack_pending=4096,
-            )
-            try:
-                await js.add_consumer(self.topic, config)
-            except APIError as error:
-                if error.err_code not in (10148, 10105):  # another instance made it in the meantime
-                    raise
-        return await js.pull_subscribe_bind(self.group, self.topic)
+    def _window(self) -> int:
+        """Room for what is being handled, a little ahead of it, and what cannot go on."""
+        ahead = min(_AHEAD_MOST, int(_AHEAD_SECONDS / self._each) * self.concurrency)
+        stuck = min(1000, len(self._held) + self._hand.blocked)
+        return self.concurrency * self.batch + max(1, ahead, self.batch if self.batch > 1 else 0) + stuck
 
-    async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
-        while not self._stopping:
-            free = self.concurrency - len(self._working)
-            if free <= 0:
-                await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
-                continue
-            self._fetching = asyncio.ensure_future(subscription.fetch(free, timeout=_FETCH_SECONDS))
-            try:
-                messages = await self._fetching
-            except TimeoutError:
-                continue
-            except asyncio.CancelledError:
-                if self._fetching.cancelled() and not self._stopping and not _being_cancelled():
-                    return  # after a reconnection: subscribe anew
-                raise
-            finally:
-                self._fetching = None
-            for message in messages:
-                task = asyncio.create_task(self._deliver(message))
-                self._working.add(task)
-                task.add_done_callback(self._working.discard)
+    def _resize(self) -> None:
+        if self._subscription is not None:
+            self._subscription.window = self._window()
 
-    async def _deliver(self, message: Msg) -> None:
-        started, outcome = time.perf_counter(), "failed"
-        headers = {name.lower(): value for name, value in (message.headers or {}).items()}
-        CURRENT.set(from_headers(headers))
-        delivery = message.metadata.num_delivered or 1
-        event_id = headers.get(MESSAGE_ID.lower()) or f"{self.topic}:{message.metadata.sequence.stream}"
-        try:
-            try:
-                event = decode(message.data, self.type)
-            except (ValueError, msgspec.MsgspecError) as error:
-                outcome = await self._set_aside(message, event_id, delivery, error)
+    # port.Sink
+
+    def deliver(self, delivery: Delivery) -> None:
+        self._outstanding[delivery] = time.monotonic()
+        blocked = self._hand.blocked
+        self._hand.add(delivery)
+        if self._hand.blocked != blocked:
+            self._resize()
+
+    async def revoke(self, lanes: set[str]) -> None:
+        for delivery in list(self._outstanding):
+            if delivery.lane in lanes:
+                delivery.revoked = True
+                timer = self._held.pop(delivery, None)
+                if timer is not None:
+                    timer.cancel()
+                    self._forget(delivery)
+        give_up = time.monotonic() + 10
+        while busy := [task for task, batch in self._workers.items() if any(d.lane in lanes for d in batch)]:
+            if time.monotonic() > give_up:
+                for task in busy:
+                    task.cancel()
+                await asyncio.wait(busy, timeout=2)
                 return
-            try:
-                await self._with_heartbeat(message, self._handle(event, event_id))
-                outcome = "ok"
-                await message.ack()
-            except Duplicate:
-                outcome = "duplicate"
-                await message.ack()
-            except Exception as error:
-                attributes = {"topic": self.topic, "group": self.group, "event_id": event_id, "delivery": delivery}
-                if delivery >= self.attempts and await self._database_answers():
-                    log.error("event handler failed for the last time", exc_info=error, extra=attributes)
-                    outcome = await self._set_aside(message, event_id, delivery, error)
-                else:
-                    log.warning("event handler failed, will retry: %s", error, exc_info=error, extra=attributes)
-                    await message.nak(delay=retry_delay(delivery))
-        except (NatsError, OSError, PublishError) as error:  # not acknowledged: it will come again
-            log.warning("event of %s not acknowledged: %s", self.topic, error)
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await self._changed.wait()
+
+    # one worker for each unit of concurrency
+
+    async def _work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while True:
+                batch = await self._hand.take(self.batch)
+                self._workers[task] = batch
+                started = time.perf_counter()
+                await self._handle([delivery for delivery in batch if not delivery.revoked])
+                for delivery in batch:
+                    if delivery.revoked:
+                        self._forget(delivery)
+                self._workers[task] = []
+                self._changed.set()
+                self._each += ((time.perf_counter() - started) / len(batch) - self._each) * 0.1
+                self._handled += 1
+                if self._handled % 16 == 0:
+                    self._resize()
         finally:
-            self.consumed.add(self.topic, self.group, outcome)
-            self.durations.observe(time.perf_counter() - started, self.topic, self.group)
+            self._changed.set()
+            batch = self._workers.pop(task, [])
+            if not self._stopping:  # its lane was revoked under it, and it did not end in time
+                for delivery in batch:
+                    self._forget(delivery)
+                self._hire()
 
-    async def _handle(self, event: Any, event_id: str) -> None:
-        if self.database is None:
-            await self.handler(event)
+    def _forget(self, delivery: Delivery) -> None:
+        if self._outstanding.pop(delivery, None) is not None:
+            self._hand.done(delivery)
+
+    async def _handle(self, batch: list[Delivery]) -> None:
+        """Each of them is acknowledged, set aside or held for another try when this returns."""
+        good: list[tuple[Delivery, Any]] = []
+        for delivery in batch:
+            only = delivery.headers.get(ONLY_GROUP)
+            if only and only != self.group:
+                await self._settle(delivery)
+                continue
+            try:
+                good.append((delivery, decode(delivery.payload, self.type)))
+            except (ValueError, msgspec.MsgspecError) as error:
+                await self._set_aside(delivery, error, 0.0)
+        if self.automatic:
+            for delivery, _ in good:
+                await self._acknowledge(delivery)
+        if len(good) > 1 and await self._all(good):
             return
-        from sampan.service.messaging.inbox import enter
+        stuck: set[str] = set()
+        later: dict[str, list[Delivery]] = {}
+        for delivery, event in good:
+            if delivery.key in stuck:
+                later[delivery.key].append(delivery)
+            elif not await self._one(delivery, event) and self._hand.keyed and delivery.key:
+                stuck.add(delivery.key)
+                later[delivery.key] = []
+        for waiting in later.values():
+            self._hand.put_behind(waiting)
 
-        await self.database.ensure_tables()
-        async with self.database.transaction() as session:
-            if not await enter(session, f"{self.topic}/{self.group}", event_id):
-                raise Duplicate
-            await self.handler(event, session)
+    async def _all(self, good: list[tuple[Delivery, Any]]) -> bool:
+        """Handle a whole batch at once. False when that failed, and each has to show for itself."""
+        started = time.perf_counter()
+        ids = [delivery.id for delivery, _ in good]
+        CURRENT.set(from_headers({}))
+        came = [arrived(delivery.headers) for delivery, _ in good]
+        links = [(trace, parent) for trace, parent, _ in came if parent]
+        attributes = {**self._attributes, "messaging.batch.message_count": len(good)}
+        try:
+            with tracing.span(f"process {self.topic}", tracing.CONSUMER, attributes, links=links):
+                known = await self.handler.run_many(self.database, self.inbox, [event for _, event in good], ids)
+        except Exception as error:
+            log.info("a batch of %s failed, its events one by one: %s", self.topic, error)
+            return False
+        each = (time.perf_counter() - started) / len(good)
+        for delivery, _ in good:
+            await self._finish(delivery, "duplicate" if delivery.id in known else "ok", each)
+        return True
+
+    async def _one(self, delivery: Delivery, event: Any) -> bool:
+        """Whether it is done with, one way or another; else it is held to be tried again."""
+        started = time.perf_counter()
+        CURRENT.set(from_headers(delivery.headers))
+        try:
+            attributes = {**self._attributes, "messaging.message.id": delivery.id}
+            with tracing.span(f"process {self.topic}", tracing.CONSUMER, attributes):
+                await self.handler.run(self.database, self.inbox, event, delivery.id)
+        except Duplicate:
+            return await self._finish(delivery, "duplicate", time.perf_counter() - started)
+        except Exception as error:
+            return await self._failed(delivery, error, time.perf_counter() - started)
+        return await self._finish(delivery, "ok", time.perf_counter() - started)
+
+    async def _failed(self, delivery: Delivery, error: Exception, seconds: float) -> bool:
+        attempt = delivery.attempt + delivery.tries
+        more = {"topic": self.topic, "group": self.group, "event_id": delivery.id, "delivery": attempt}
+        if self.automatic:
+            log.error("event handler failed, the event is lost", exc_info=error, extra=more)
+            return await self._finish(delivery, "lost", seconds)
+        if attempt >= self.attempts and await self._database_answers():
+            log.error("event handler failed for the last time", exc_info=error, extra=more)
+            return await self._set_aside(delivery, error, seconds)
+        log.warning("event handler failed, will retry: %s", error, exc_info=error, extra=more)
+        self._count("failed", seconds)
+        self._hold(delivery)
+        return False
+
+    def _hold(self, delivery: Delivery) -> None:
+        delay = retry_delay(delivery.attempt + delivery.tries)
+        delivery.tries += 1
+        self.retries.add(self.topic, self.group)
+        self._held[delivery] = asyncio.get_running_loop().call_later(delay, self._again, delivery)
+        self._resize()
+
+    def _again(self, delivery: Delivery) -> None:
+        if self._held.pop(delivery, None) is not None:
+            self._hand.again(delivery)
 
     async def _database_answers(self) -> bool:
         """False while the database is away: a failure then says nothing about the event, which has to wait for it."""
@@ -210,49 +291,106 @@ class Consumer:
             return False
         return True
 
-    async def _with_heartbeat(self, message: Msg, work: Awaitable[None]) -> None:
-        """Run `work`, telling the broker now and then that it is still in hand."""
-        task = asyncio.ensure_future(work)
+    async def _set_aside(self, delivery: Delivery, error: Exception, seconds: float) -> bool:
+        attempt = delivery.attempt + delivery.tries
         try:
-            while not (await asyncio.wait({task}, timeout=ACK_SECONDS / 3))[0]:
-                with contextlib.suppress(NatsError, OSError):
-                    await message.in_progress()
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        await task
+            async with asyncio.timeout(10):
+                await self.broker.set_aside(letter(self.topic, self.group, delivery, attempt, error))
+        except self.broker.errors as trouble:
+            log.warning("event of %s could not be set aside yet: %s", self.topic, trouble)
+            self._count("failed", seconds)
+            self._hold(delivery)
+            return False
+        self.dead.add(self.topic, self.group)
+        return await self._finish(delivery, "dead", seconds)
 
-    async def _set_aside(self, message: Msg, event_id: str, delivery: int, error: Exception) -> str:
-        headers = {
-            **(message.headers or {}),
-            MESSAGE_ID: f"{event_id}:{self.group}",
-            "sampan-topic": self.topic,
-            "sampan-group": self.group,
-            "sampan-event-id": event_id,
-            "sampan-deliveries": str(delivery),
-            "sampan-error": " ".join(f"{type(error).__name__}: {error}".split())[:500],
-        }
-        subject = dead_letter_subject(self.topic, self.group)
-        await self.broker.publish(DEAD_LETTERS, message.data, headers, subject=subject)
-        await message.ack()
-        return "dead"
+    def _count(self, outcome: str, seconds: float) -> None:
+        self.consumed.add(self.topic, self.group, outcome)
+        self.durations.observe(seconds, self.topic, self.group)
+
+    async def _finish(self, delivery: Delivery, outcome: str, seconds: float) -> bool:
+        self._count(outcome, seconds)
+        await self._settle(delivery)
+        return True
+
+    async def _settle(self, delivery: Delivery) -> None:
+        if not self.automatic:
+            await self._acknowledge(delivery)
+        self._forget(delivery)
+
+    async def _acknowledge(self, delivery: Delivery) -> None:
+        try:
+            if not delivery.revoked:
+                await delivery.ack()
+        except self.broker.errors as error:  # it will come again
+            log.warning("event of %s not acknowledged: %s", self.topic, error)
+
+    # beside the work
+
+    async def _beat(self) -> None:
+        """Tell the broker of everything in hand, now and then, that it still is."""
+        while True:
+            await asyncio.sleep(ACK_SECONDS / 3)
+            before = time.monotonic() - ACK_SECONDS / 4
+            for delivery, since in list(self._outstanding.items()):
+                if since < before and not self.automatic:
+                    with contextlib.suppress(*self.broker.errors):
+                        await delivery.heartbeat()
+
+    async def _measure(self) -> None:
+        while True:
+            try:
+                await self.broker.ready()
+                waiting = await self.broker.lag(self.topic, self.group)
+                if waiting is not None:
+                    self.lag.set(waiting, self.topic, self.group)
+            except self.broker.errors as error:
+                log.debug("lag of %s: %s", self.topic, error)
+            await asyncio.sleep(_LAG_SECONDS)
 
     async def stop(self, timeout: float = 15.0) -> None:
         """Take no more events; finish, or after `timeout` seconds give back, those in hand."""
         self._stopping = True
-        if self._fetching is not None:
-            self._fetching.cancel()
-        elif self._task is not None and not self._working:
-            self._task.cancel()
-        if self._working:
-            _, late = await asyncio.wait(set(self._working), timeout=timeout)
-            for task in late:
-                task.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        subscribing, beside = self._tasks[:1], self._tasks[1:]
+        await _end(*subscribing)
+        subscription = self._subscription
+        if subscription is not None:
+            with contextlib.suppress(*self.broker.errors):
+                await subscription.halt()
+        self._hand.clear()
+        for timer in self._held.values():
+            timer.cancel()
+        busy = [task for task, batch in self._workers.items() if batch]
+        idle = [task for task, batch in self._workers.items() if not batch]
+        given_back = set(self._outstanding).difference(*self._workers.values()) if self._workers else set()
+        await _end(*idle)
+        await self._give_back(given_back)
+        if busy:
+            self._changed.clear()
+            await self._finished(busy, timeout)
+        await _end(*busy, *beside)
+        await self._give_back(set(self._outstanding))
+        if subscription is not None:
+            with contextlib.suppress(*self.broker.errors):
+                await subscription.close()
+
+    async def _finished(self, busy: list[asyncio.Task[None]], timeout: float) -> None:
+        give_up = time.monotonic() + timeout
+        while any(self._workers.get(task) for task in busy) and (left := give_up - time.monotonic()) > 0:
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+
+    async def _give_back(self, deliveries: set[Delivery]) -> None:
+        for delivery in deliveries:
+            self._outstanding.pop(delivery, None)
+            if not self.automatic:
+                with contextlib.suppress(*self.broker.errors):
+                    await delivery.release()
 
 
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

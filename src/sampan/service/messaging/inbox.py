@@ -1,19 +1,31 @@
-"""Which events a consumer has had: an entry per event, committed with the handler's own work."""
+"""Which events a consumer has had: an entry per event, committed with the handler's own work, in one statement."""
 
 from __future__ import annotations
 
-from sqlalchemy import insert
-from sqlalchemy.exc import IntegrityError
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from sampan.service.data.tables import INBOX
 from sampan.service.messaging.outbox import now
 
+if TYPE_CHECKING:
+    from sampan.model.bound import Transaction
 
-async def enter(session: AsyncSession, consumer: str, event_id: str) -> bool:
-    """False when the event was entered before. A concurrent entry of the same event is waited for."""
-    try:
-        await session.execute(insert(INBOX).values(consumer=consumer, event_id=event_id[:64], created=now()))
-    except IntegrityError:
-        return False
-    return True
+_INTO: Final = "INTO sampan_inbox (consumer, event_id, created) VALUES (:consumer, :event_id, :created)"
+# An entry of the same event that another transaction has not committed yet is waited for, on each of them.
+ENTER: Final = {
+    "mysql": f"INSERT IGNORE {_INTO}",
+    "sqlite": f"INSERT {_INTO} ON CONFLICT DO NOTHING",
+    "postgresql": f"INSERT {_INTO} ON CONFLICT DO NOTHING",
+}
+_TEXTS: Final = {dialect: text(statement) for dialect, statement in ENTER.items()}
+
+
+async def enter(session: AsyncSession | Transaction, consumer: str, event_id: str) -> bool:
+    """False when the event was entered before."""
+    values = {"consumer": consumer, "event_id": event_id[:64], "created": now()}
+    if isinstance(session, AsyncSession):
+        done: Any = await session.execute(_TEXTS[session.get_bind().dialect.name], values)
+        return bool(done.rowcount)
+    return bool((await session.execute(ENTER[session.info["database"].dialect], **values)).rowcount)

@@ -12,24 +12,29 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import delete, select
-from sqlalchemy import insert as sql_insert
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from sampan.service.data.database import SqlDatabase
 from sampan.service.data.tables import INBOX, OUTBOX
-from sampan.service.messaging.broker import MESSAGE_ID, Broker
+from sampan.service.messaging.port import KEY, Broker, Message
+from sampan.service.telemetry import tracing
+from sampan.service.telemetry.context import from_headers
 from sampan.service.telemetry.metrics import Registry
+
+if TYPE_CHECKING:
+    from sampan.model.bound import Transaction
 
 log = logging.getLogger("sampan.outbox")
 
 _BATCH: Final = 200
 _POLL_SECONDS: Final = 1.0
 _INBOX_DAYS: Final = 14  # twice as long as a stream keeps its events
+_MEASURE_SECONDS: Final = 5.0
 _PRUNE_SECONDS: Final = 3600.0
 
 
@@ -37,15 +42,26 @@ def now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-async def insert(session: AsyncSession, event_id: str, topic: str, headers: dict[str, str], payload: bytes) -> None:
+_INSERT: Final = (
+    "INSERT INTO sampan_outbox (event_id, topic, headers, payload, created) "
+    "VALUES (:event_id, :topic, :headers, :payload, :created)"
+)
+_TEXT: Final = text(_INSERT)
+
+
+async def insert(session: AsyncSession | Transaction, message: Message) -> None:
+    headers = {**message.headers, KEY: message.key} if message.key else message.headers
     row = {
-        "event_id": event_id,
-        "topic": topic,
+        "event_id": message.id,
+        "topic": message.topic,
         "headers": msgspec.json.encode(headers).decode(),
-        "payload": payload,
+        "payload": message.payload,
         "created": now(),
     }
-    await session.execute(sql_insert(OUTBOX).values(row))
+    if isinstance(session, AsyncSession):
+        await session.execute(_TEXT, row)
+    else:
+        await session.execute(_INSERT, **row)
     database = session.info.get("database")
     if database is not None and database.wake_relay is not None:
         session.info["sampan_wake"] = database.wake_relay
@@ -57,10 +73,13 @@ class Relay:
     def __init__(self, database: SqlDatabase, broker: Broker, registry: Registry) -> None:
         self.database, self.broker = database, broker
         self.relayed = registry.counter("outbox_relayed_total", "Outbox rows published.", ("database",))
+        self.backlog = registry.gauge("outbox_backlog", "Outbox rows that wait.", ("database",))
+        self.age = registry.gauge("outbox_age_seconds", "Age of the oldest row that waits.", ("database",))
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._pruned = time.monotonic()
+        self._measured = -_MEASURE_SECONDS
         self.ready = False
 
     def start(self) -> None:
@@ -81,6 +100,7 @@ class Relay:
                 if self.broker.connected:
                     while await self.relay_once():
                         pass
+                await self._measure()
                 await self._prune()
                 failing = False
             except (SQLAlchemyError, OSError, TimeoutError) as error:
@@ -113,17 +133,47 @@ class Relay:
             return (await connection.execute(select(OUTBOX.c.id).limit(1))).first() is not None
 
     async def _publish(self, connection: AsyncConnection, rows: Any) -> int:
-        events = [
-            (row.topic, bytes(row.payload), {**msgspec.json.decode(row.headers), MESSAGE_ID: row.event_id})
-            for row in rows
-        ]
-        results = await self.broker.publish_many(events)
+        messages = [self._message(row) for row in rows]
+        spans = [self._span(message) for message in messages]
+        results = await self.broker.publish_many(messages)
+        for span, good in zip(spans, results, strict=True):
+            if not good:
+                span.fail("not_stored")
+            span.finish()
         done = [row.id for row, good in zip(rows, results, strict=True) if good]
         if done:
             await connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(done)))
             self.relayed.add(self.database.name, amount=len(done))
         await connection.commit()
         return len(done)
+
+    def _message(self, row: Any) -> Message:
+        headers = msgspec.json.decode(row.headers)
+        return Message(row.topic, bytes(row.payload), row.event_id, headers, headers.pop(KEY, ""))
+
+    def _span(self, message: Message) -> tracing.Span:
+        """The relay's part in the trace of whoever published the event: its context lies in the row."""
+        parent = from_headers(message.headers)
+        parent.fresh = False
+        attributes: dict[str, tracing.Value] = {
+            "messaging.system": self.broker.system,
+            "messaging.destination.name": message.topic,
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "messaging.message.id": message.id,
+        }
+        return tracing.span(f"send {message.topic}", tracing.CLIENT, attributes, parent=parent).begin()
+
+    async def _measure(self) -> None:
+        """The backlog, for its gauges; not more often than every 5 s."""
+        if time.monotonic() - self._measured < _MEASURE_SECONDS:
+            return
+        self._measured = time.monotonic()
+        async with self.database.engine.connect() as connection:
+            found = await connection.execute(select(func.count(), func.min(OUTBOX.c.created)).select_from(OUTBOX))
+            count, oldest = found.one()
+        self.backlog.set(count, self.database.name)
+        self.age.set((now() - oldest).total_seconds() if oldest else 0.0, self.database.name)
 
     async def _prune(self) -> None:
         """Forget inbox entries that no redelivery can match any more."""
