@@ -125,8 +125,8 @@ def write_kubeconfig(path: Path, server: str, ca: Path, token: str) -> None:
     path.chmod(0o600)
 
 
-def start_real(directory: Path) -> Target:
-    """etcd, kube-apiserver and kube-controller-manager over `directory`. Raises Missing."""
+def start_real(directory: Path, *, controllers: bool = True) -> Target:
+    """etcd, kube-apiserver and, if asked for, kube-controller-manager over `directory`. Raises Missing."""
     programs = binaries()
     pki = Pki(directory / "pki")
     pki.ensure()
@@ -174,6 +174,8 @@ def start_real(directory: Path) -> Target:
         server = f"https://127.0.0.1:{port}"
         write_kubeconfig(kubeconfig, server, pki.path("ca.crt"), TOKEN)
         wait_ready(f"{server}/readyz", process, log, TOKEN)
+        if not controllers:
+            return target
         start(
             "kube-controller-manager",
             *(f"--kubeconfig={kubeconfig}", f"--secure-port={manager}", "--bind-address=127.0.0.1"),
@@ -204,6 +206,41 @@ def start_embedded(directory: Path) -> Target:
         if process.poll() is not None or time.monotonic() > give_up:
             target.stop()
             raise RuntimeError(f"the embedded cluster did not start: {log.read_text()[-2000:]}")
+        time.sleep(0.01)
+    return target
+
+
+API_ALONE = """
+import asyncio, sys
+from pathlib import Path
+from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.server import ApiServer
+from sampan.cluster.store import Store
+
+async def main(directory):
+    pki = Pki(directory / "pki")
+    pki.ensure()
+    api = ApiServer(Store.open(directory / "cluster.db"), pki, {"service_cidr": "10.96.0.0/16"})
+    await api.start()
+    api.write_kubeconfig(directory / "kubeconfig.new", f"https://127.0.0.1:{await api.serve()}")
+    (directory / "kubeconfig.new").rename(directory / "kubeconfig")
+    await asyncio.Event().wait()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def start_api_alone(directory: Path) -> Target:
+    """Our API server without controllers, kubelet and proxy: nothing changes but by requests."""
+    log = directory / "api.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-c", API_ALONE, str(directory)], stdout=file, stderr=file)
+    target = Target("embedded", directory / "kubeconfig", [process])
+    give_up = time.monotonic() + 60
+    while not target.kubeconfig.exists():
+        if process.poll() is not None or time.monotonic() > give_up:
+            target.stop()
+            raise RuntimeError(f"the API server did not start: {log.read_text()[-2000:]}")
         time.sleep(0.01)
     return target
 

@@ -144,8 +144,8 @@ def test_preconditions_of_a_deletion(wire: Wire, ns: str) -> None:
     stale = wire.delete(maps(ns, "a"), {"preconditions": {"resourceVersion": "1"}})
     assert stale.code == 409
     assert stale["message"] == (
-        'Operation cannot be fulfilled on ConfigMap "a": the ResourceVersion in the precondition (1) does not match the '
-        f"ResourceVersion in record ({made['metadata']['resourceVersion']}). The object might have been modified"
+        'Operation cannot be fulfilled on ConfigMap "a": the ResourceVersion in the precondition (1) does not match '
+        f"the ResourceVersion in record ({made['metadata']['resourceVersion']}). The object might have been modified"
     )
     right = {"uid": made["metadata"]["uid"], "resourceVersion": made["metadata"]["resourceVersion"]}
     gone = wire.delete(maps(ns, "a"), {"preconditions": right})

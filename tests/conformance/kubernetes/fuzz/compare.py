@@ -1,0 +1,66 @@
+"""When two answers are the same: what each server makes up for itself is struck out, the rest must agree."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tests.conformance.kubernetes.wire import Reply
+
+_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+_ADDRESS = re.compile(r"10\.96\.\d+\.\d+")
+_VERSION = re.compile(r"(?<=ResourceVersion in record \()\d+|(?<=resource version: )\d+|(?<=current: )\d+")
+# made up by each side for itself
+_OWN = frozenset({"uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "time", "continue"})
+_PORTS = frozenset({"nodePort", "healthCheckNodePort"})
+
+
+def text(value: str) -> str:
+    value = _ADDRESS.sub("ADDRESS", _TIME.sub("TIME", _UID.sub("UID", value)))
+    return _VERSION.sub("N", value)
+
+
+def plain(value: Any) -> Any:
+    """`value` without what differs from server to server."""
+    if isinstance(value, dict):
+        made = {key: plain(item) for key, item in value.items() if key not in _OWN and key not in _PORTS}
+        if "managedFields" in made and isinstance(made["managedFields"], list):
+            made["managedFields"] = sorted(made["managedFields"], key=str)
+        return made
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return text(value) if isinstance(value, str) else value
+
+
+def normal(reply: Reply) -> dict[str, Any]:
+    """An answer as it is compared: the code, the warnings, the body. A Status keeps its causes, in any order."""
+    try:
+        body = plain(reply.body)
+    except ValueError:
+        body = text(reply.raw.decode(errors="replace"))
+    if isinstance(body, dict) and body.get("kind") == "Status":
+        body.pop("metadata", None)
+        details = body.get("details")
+        if isinstance(details, dict) and isinstance(details.get("causes"), list):
+            details["causes"] = sorted(details["causes"], key=str)
+            body["message"] = "" if len(details["causes"]) > 1 else body.get("message")
+        if not details:
+            body.pop("details", None)
+    return {"code": reply.code, "warnings": sorted(text(w) for w in reply.warnings), "body": body}
+
+
+def differences(real: Any, ours: Any, path: str = "") -> list[str]:
+    """Where two normal answers differ: `path: real -> ours`."""
+    if isinstance(real, dict) and isinstance(ours, dict):
+        found: list[str] = []
+        for key in sorted(real.keys() | ours.keys(), key=str):
+            found += differences(real.get(key, "(absent)"), ours.get(key, "(absent)"), f"{path}.{key}")
+        return found
+    if isinstance(real, list) and isinstance(ours, list) and len(real) == len(ours):
+        return [
+            line for i, (a, b) in enumerate(zip(real, ours, strict=True)) for line in differences(a, b, f"{path}[{i}]")
+        ]
+    if real == ours and type(real) is type(ours):
+        return []
+    return [f"{path}: {str(real)[:400]!r} -> {str(ours)[:400]!r}"]
