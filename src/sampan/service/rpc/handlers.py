@@ -292,7 +292,7 @@ async def _answer(failure: Exception, code: grpc.StatusCode, method: str, rpc: A
         log.error("call of %s failed: %s", method, failure, exc_info=failure)
         message = "internal error"
     elif codes.HTTP[code] > 500:
-        log.warning("call of %s not served: %s", method, failure or code.name.lower())
+        log.warning("call of %s not served: %s", method, str(failure) or code.name.lower())
         message = _MESSAGES[code]
     else:
         message = str(failure)[:1000]
