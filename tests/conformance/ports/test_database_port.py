@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from sampan.service.bindings import Binding
 from sampan.service.data import tables
 from sampan.service.data.database import SqlDatabase
 from sampan.service.migrate import bring_up_to_date
+from tests.conformance.ports.databases import binding
 
 metadata = MetaData()
 accounts = Table(
@@ -23,10 +23,6 @@ accounts = Table(
     Column("name", String(50)),
     Column("amount", BigInteger, nullable=False, default=0),
 )
-
-
-def binding(uri: str) -> Binding:
-    return Binding("database-test", uri.partition(":")[0], uri)
 
 
 @pytest.fixture
@@ -194,8 +190,7 @@ async def test_waits_for_a_database_that_is_not_up_yet(database_uri: str, tmp_pa
         await asyncio.sleep(0.3)
         assert not waiting.done()
         admin = SqlDatabase("a", binding(database_uri))
-        async with admin.connection() as connection:
-            await connection.execute(text("CREATE DATABASE created_later"))
+        await admin.execute("CREATE DATABASE created_later")
         await admin.close()
         await waiting
     await database.check()

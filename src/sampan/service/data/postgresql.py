@@ -39,10 +39,10 @@ class PostgreSQL:
         self._options: dict[str, Any] = {
             **{key: value for key, value in url.query.items() if isinstance(value, str)},
             **{"host": self.host, "port": self.port, "user": url.username, "password": url.password},
-            **{"dbname": self.database, "autocommit": True, "cursor_factory": AsyncRawCursor, "connect_timeout": 5},
+            **{"dbname": self.database, "autocommit": True, "connect_timeout": 5},
         }
-        if read_only:
-            self._options["options"] = "-c default_transaction_read_only=on"
+        options = ["-c timezone=UTC", *(["-c default_transaction_read_only=on"] if read_only else [])]
+        self._options["options"] = " ".join([self._options.get("options", ""), *options]).strip()
 
     async def connect(self) -> Any:
         return await AsyncConnection.connect(**self._options)

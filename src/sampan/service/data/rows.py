@@ -25,7 +25,7 @@ from sampan.model.data import RowError
 Row = tuple[Any, ...]
 _SCALARS: Final = frozenset({int, float, str, bytes, bool, Decimal, object, Any})
 _DATES: Final = frozenset({"datetime", "date", "time"})
-_PATH: Final = re.compile(r"`\$(?:\[(?:\d+|\.\.\.)\])?(?:\.(\w+)|\[(\d+)\])?")
+_PATH: Final = re.compile(r"`\$(?:\.(\w+)|\[(\d+)\])")
 
 
 class Decoder:

@@ -64,9 +64,7 @@ class Core:
         """One statement by itself."""
         if self.quick is not None and statement.reads:
             with self.observer.watch(statement):
-                result = self.quick.read_now(statement.sql, arguments)
-            if result is not None:
-                return result
+                return self.quick.read_now(statement.sql, arguments) or await self._run(statement, arguments)
         slot = self.pool.take_now() or await self.pool.take()
         try:
             return await self.perform(slot, statement, arguments)
@@ -75,32 +73,39 @@ class Core:
                 raise
         finally:
             self.pool.give(slot)
-        slot = await self.pool.take()
-        try:
-            return await self.perform(slot, statement, arguments)
-        finally:
-            self.pool.give(slot)
+        with self.observer.watch(statement):
+            return await self._run(statement, arguments)
 
     async def perform(self, slot: Slot, statement: Statement, arguments: tuple[Any, ...]) -> Result:
         """A statement on a connection in hand, within the caller's deadline."""
-        context = CURRENT.get()
         with self.observer.watch(statement):
-            try:
-                if context is None or context.deadline is None:
-                    return await self.driver.fetch(slot, statement.sql, arguments)
-                async with asyncio.timeout(context.remaining()) as limit:
-                    return await self.driver.fetch(slot, statement.sql, arguments)
-            except BaseException as error:
-                if isinstance(error, TimeoutError) and limit.expired():
-                    slot.dirty = True
-                    raise DeadlineExceeded(
-                        f"the deadline passed during {statement.verb} on database {self.pool.name!r}"
-                    ) from None
-                if not isinstance(error, Exception):  # cancelled: what the connection is at is unknown
-                    slot.dirty = True
-                    raise
-                self.fail(error)
+            return await self._fetch(slot, statement, arguments)
+
+    async def _run(self, statement: Statement, arguments: tuple[Any, ...]) -> Result:
+        slot = await self.pool.take()
+        try:
+            return await self._fetch(slot, statement, arguments)
+        finally:
+            self.pool.give(slot)
+
+    async def _fetch(self, slot: Slot, statement: Statement, arguments: tuple[Any, ...]) -> Result:
+        context, limit = CURRENT.get(), None
+        try:
+            if context is None or context.deadline is None:
+                return await self.driver.fetch(slot, statement.sql, arguments)
+            async with asyncio.timeout(context.remaining()) as limit:
+                return await self.driver.fetch(slot, statement.sql, arguments)
+        except BaseException as error:
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
+                slot.dirty = True
+                raise DeadlineExceeded(
+                    f"the deadline passed during {statement.verb} on database {self.pool.name!r}"
+                ) from None
+            if not isinstance(error, Exception):  # cancelled: what the connection is at is unknown
+                slot.dirty = True
                 raise
+            self.fail(error)
+            raise
 
     def fail(self, error: BaseException) -> None:
         """Raise our error for a driver's; return for what is not a driver's."""
