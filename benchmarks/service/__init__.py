@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from benchmarks import Row
 
-MODULES = ("http", "messages")
+MODULES = ("http", "messages", "calls")
 
 
 def run() -> Iterable[Row]:

@@ -11,7 +11,7 @@ import aiohttp
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import StreamingResponse
 
-from sampan.service.http.client import CallError, DeadlineExceeded
+from sampan.service.http.reply import CallError, DeadlineExceeded
 from sampan.service.http.endpoints import Check, answered_by
 from sampan.service.telemetry.context import CURRENT
 

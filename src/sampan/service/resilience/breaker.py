@@ -1,55 +1,103 @@
-"""A circuit breaker: after consecutive failures calls are refused for a while, then one probe decides."""
+"""A circuit breaker: after failures calls are refused for a while, then a few probes decide.
+
+It opens after failures in a row (a callee that is gone) or when the error rate of a window passes a share (a callee
+that is half gone), see `sampan.model.Breaker`. Every caller's pause is jittered, so that probes do not come at once.
+"""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import Final
 
-CLOSED, HALF_OPEN, OPEN = "closed", "half-open", "open"
-_VALUES: Final = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
+from sampan.model import Breaker
+
+CLOSED, HALF_OPEN, OPEN = 0, 1, 2
+_SLOTS: Final = 10  # of the window
+_LONGEST: Final = 8  # times the pause
+_JITTER: Final = 0.2
 
 
-class Breaker:
-    """`failures` in a row open it; after `pause` seconds one call is let through, which closes or reopens it.
+class CircuitBreaker:
+    """A call that `allow` let through must be followed by one of `succeeded`, `failed` and `abandoned`."""
 
-    The pause doubles with every failed probe, up to eight times its length.
-    """
-
-    def __init__(self, failures: int = 5, pause: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limit, self.pause, self.clock = failures, pause, clock
+    def __init__(
+        self,
+        rules: Breaker | None = None,
+        changed: Callable[[int], None] = lambda state: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rules, self.clock = rules or Breaker(), clock
         self.state = CLOSED
-        self._failures = 0
-        self._probes = 0
-        self._since = 0.0
-
-    @property
-    def number(self) -> int:
-        """0 closed, 1 half-open, 2 open: for the gauge."""
-        return _VALUES[self.state]
+        self._changed = changed
+        self._run = 0  # failures one after the other
+        self._until = 0.0  # open until
+        self._pauses = 0  # since it was last closed
+        self._permits = self._passed = 0  # probes still to be let out; probes that succeeded
+        self._slot = self.rules.window / _SLOTS
+        self._counts: list[list[int]] = []  # [slot number, calls, failures], the oldest first
 
     def allow(self) -> bool:
-        """Whether a call may go out now. A call allowed must be followed by `succeeded`, `failed` or `abandoned`."""
+        """Whether a call may go out now."""
         if self.state == CLOSED:
             return True
-        wait = self.pause * min(8, 2 ** max(0, self._probes))
-        if self.clock() - self._since < wait:
+        if self.state == OPEN:
+            if self.clock() < self._until:
+                return False
+            self._permits, self._passed = self.rules.probes, 0
+            self._enter(HALF_OPEN)
+        if self._permits <= 0:
             return False
-        self.state, self._since = HALF_OPEN, self.clock()  # a probe that never reports back frees its place in time
+        self._permits -= 1
         return True
 
     def succeeded(self) -> None:
-        self.state, self._failures, self._probes = CLOSED, 0, 0
+        if self.state == CLOSED:
+            self._run = 0
+            self._count(0)
+        elif self.state == HALF_OPEN:
+            self._passed += 1
+            if self._passed >= self.rules.probes:
+                self._run = self._pauses = 0
+                self._counts.clear()
+                self._enter(CLOSED)
 
     def failed(self) -> None:
-        self._failures += 1
         if self.state == HALF_OPEN:
-            self._probes += 1
-            self.state, self._since = OPEN, self.clock()
-        elif self._failures >= self.limit and self.state == CLOSED:
-            self.state, self._since = OPEN, self.clock()
+            self._open()
+        elif self.state == CLOSED:
+            self._run += 1
+            self._count(1)
+            if self._run >= self.rules.failures or self._rate() >= self.rules.rate:
+                self._open()
 
     def abandoned(self) -> None:
-        """The caller gave up: no verdict on the callee."""
+        """The caller gave up: no verdict on the callee. A probe's place is free again."""
         if self.state == HALF_OPEN:
-            self.state = OPEN
+            self._permits += 1
+
+    def _open(self) -> None:
+        pause = self.rules.pause * min(_LONGEST, 2**self._pauses)
+        self._pauses += 1
+        self._until = self.clock() + pause * (1 + _JITTER * random.random())
+        self._enter(OPEN)
+
+    def _enter(self, state: int) -> None:
+        self.state = state
+        self._changed(state)
+
+    def _count(self, failure: int) -> None:
+        number = int(self.clock() / self._slot)
+        counts = self._counts
+        if not counts or counts[-1][0] != number:
+            counts.append([number, 0, 0])
+            while counts[0][0] <= number - _SLOTS:
+                del counts[0]
+        slot = counts[-1]
+        slot[1] += 1
+        slot[2] += failure
+
+    def _rate(self) -> float:
+        calls = sum(slot[1] for slot in self._counts)
+        return sum(slot[2] for slot in self._counts) / calls if calls >= self.rules.volume else -1.0
