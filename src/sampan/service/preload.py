@@ -22,7 +22,7 @@ MODULES: Final = (
     "alembic.runtime.environment",
     "alembic.script",
     "alembic.config",
-    "sampan.service.resilience.breaker",
+    "sampan.service.resilience.guards",
     "sampan.service.objects.buckets",
     "sampan.service.cache.binding",
     "sampan.service.configuration.binding",

@@ -25,6 +25,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from sampan.model import Grpc
 from sampan.service.http.middleware import Guard
 from sampan.service.http.readiness import Readiness
+from sampan.service.http.tls import Identity
 from sampan.service.rpc.handlers import Calls
 from sampan.service.rpc.server import Server
 from sampan.service.telemetry.logs import Output, Redactor
@@ -145,6 +146,7 @@ async def serving(
     declared: Grpc | None = None,
     reflection: bool = False,
     log: Path | None = None,
+    identity: Identity | None = None,
 ) -> AsyncIterator[Served]:
     """Our server around `servicer`; its access log goes to `log`."""
     registry, readiness = Registry(), Readiness()
@@ -159,6 +161,7 @@ async def serving(
         host="127.0.0.1",
         port=port,
         reflection=reflection,
+        identity=identity,
     )
     await server.start()
     try:

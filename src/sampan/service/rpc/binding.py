@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sampan.model import Application, Service
 from sampan.service.http.middleware import Middleware
+from sampan.service.http.tls import Identity, from_environment
 from sampan.service.lifecycle import Stage
 from sampan.service.process import Process, StartError, load_string
 
@@ -34,8 +35,17 @@ def bind_server(process: Process, service: Service, application: Application, mi
         host=os.environ.get("SAMPAN_POD_IP") or "0.0.0.0",  # noqa: S104  # a pod's address is its own
         port=int(os.environ.get("GRPC_PORT") or declared.port),
         reflection=_reflection(declared.reflection, application),
+        identity=_identity(process),
     )
     process.add(Stage.SERVERS, "grpc", server)
+
+
+def _identity(process: Process) -> Identity | None:
+    """The one TLS identity of the process; None where SAMPAN_TLS_DIRECTORY names none."""
+    if "tls identity" not in process.shared:
+        process.shared["tls identity"] = from_environment(registry=process.registry)
+    found: Identity | None = process.shared["tls identity"]
+    return found
 
 
 def _reflection(declared: bool | None, application: Application) -> bool:
@@ -63,7 +73,14 @@ def bind_clients(process: Process, services: Sequence[Service]) -> None:
         raise StartError(f"{process.workload!r} calls gRPC: pip install 'sampan[grpc]' ({error})") from error
 
     for service in speaking:
-        policy = process.workload.policies.get(service.name)
-        channel = Channel(service, target_of(service), process.registry, policy)
+        channel = Channel(
+            service,
+            target_of(service),
+            process.registry,
+            process.workload.policies.get(service.name),
+            getattr(service.client, "breaker", None),
+            identity=_identity(process),
+            token=process.shared.get("caller token"),
+        )
         process.add(Stage.RESOURCES, f"gRPC connections to {service.name}", channel)
         service.bind_rpc(channel)

@@ -11,6 +11,7 @@ responses has no limit of its own. Everything else (`metadata=`, `wait_for_ready
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from sampan.model import Policy, Service
+from sampan.service.http.tls import Identity
 from sampan.service.resilience.breaker import CircuitBreaker
 from sampan.service.rpc import codes, credentials, retrying
 from sampan.service.telemetry import tracing
@@ -30,6 +32,8 @@ S = TypeVar("S")
 
 PORT: Final = 9090
 _CLOSE_SECONDS: Final = 2.0
+_FINISH_SECONDS: Final = 60.0  # for calls over a channel whose certificate was replaced
+_LOOK_SECONDS: Final = 5.0
 # the verdict on a service, not on one call
 _FAULTS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _NO_VERDICT: Final = frozenset({grpc.StatusCode.CANCELLED})
@@ -87,9 +91,15 @@ class Channel:
         registry: Registry,
         policy: Policy | None = None,
         breaker: CircuitBreaker | None = None,
+        *,
+        identity: Identity | None = None,
+        token: Callable[[], str | None] | None = None,
     ) -> None:
+        """`breaker` is shared with the HTTP client of the service, `identity` shown where the target speaks TLS;
+        `token` gives the Authorization of the work in hand, sent along where the policy forwards it."""
         self.service, self.name, self.target, self.policy = service, service.name, target, policy or Policy()
-        self.breaker = breaker
+        self.breaker, self.identity = breaker, identity
+        self.token = token if self.policy.forward_token else None
         self.requests = registry.counter("rpc_client_requests_total", "gRPC calls.", ("service", "method", "code"))
         self.durations = registry.histogram(
             "rpc_client_call_duration_seconds", "Time from call to status.", ("service", "method")
@@ -119,7 +129,9 @@ class _Connection:
         self.owner = owner
         self.methods: list[str] = []
         self._channel: grpc.aio.Channel | None = None
-        self._files: credentials.Files | None = None
+        self._context: Any = None  # of the identity, as it was when the channel was opened
+        self._look = 0.0
+        self._closing: set[asyncio.Task[None]] = set()
 
     def unary_unary(self, method: str, *how: Any, **options: Any) -> _Method:
         return self._method("unary_unary", method, how, options)
@@ -138,33 +150,47 @@ class _Connection:
         return _Method(self, kind, method, how, options)
 
     def channel(self) -> grpc.aio.Channel:
+        """The channel to call over: another one than before where our certificate has changed."""
+        identity = self.owner.identity if self.owner.target.secure else None
+        if identity is not None and (now := time.monotonic()) > self._look:
+            self._look = now + _LOOK_SECONDS
+            identity.poll()
+            if self._channel is not None and identity.client_context is not self._context:
+                closing = asyncio.ensure_future(self._channel.close(_FINISH_SECONDS))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+                self._channel = None
         if self._channel is None:
-            policy, target = self.owner.policy, self.owner.target
-            options = [
-                ("grpc.service_config", retrying.service_config(self.methods, policy)),
-                ("grpc.enable_retries", 1),
-                ("grpc.max_receive_message_length", -1),  # what a callee of ours may send, it limits itself
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", int(policy.connect_timeout * 1000)),
-                ("grpc.max_reconnect_backoff_ms", 5_000),
-                ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-                ("grpc.enable_http_proxy", 0),  # a service is inside, whatever http_proxy says
-                ("grpc.use_local_subchannel_pool", 1),
-            ]
-            address = _resolved(target.address)
-            if target.secure:
-                folder = credentials.directory()
-                self._files = credentials.Files(folder) if folder is not None else None
-                self._channel = grpc.aio.secure_channel(address, credentials.channel(self._files), options)
-            else:
+            options = self._options()
+            address = _resolved(self.owner.target.address)
+            if not self.owner.target.secure:
                 self._channel = grpc.aio.insecure_channel(address, options)
+            else:
+                self._context = identity.client_context if identity is not None else None
+                self._channel = grpc.aio.secure_channel(address, credentials.channel(identity), options)
         return self._channel
+
+    def _options(self) -> list[tuple[str, Any]]:
+        policy = self.owner.policy
+        return [
+            ("grpc.service_config", retrying.service_config(self.methods, policy)),
+            ("grpc.enable_retries", 1),
+            ("grpc.max_receive_message_length", -1),  # what a callee of ours may send, it limits itself
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", int(policy.connect_timeout * 1000)),
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+            ("grpc.enable_http_proxy", 0),  # a service is inside, whatever http_proxy says
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
 
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close(_CLOSE_SECONDS)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=_CLOSE_SECONDS)
 
 
 def _resolved(address: str) -> str:
@@ -188,6 +214,7 @@ class _Method:
         self._owner = connection.owner
         self._path, self._names = path, tuple(path.lstrip("/").rpartition("/")[::2])
         self._limited = kind.endswith("_unary")
+        self._channel: grpc.aio.Channel | None = None
         self._inner: Any = None
 
     def __call__(
@@ -205,12 +232,15 @@ class _Method:
         if owner.breaker is not None and not owner.breaker.allow():
             self._account(grpc.StatusCode.UNAVAILABLE, 0.0)
             raise _error(owner.name, grpc.StatusCode.UNAVAILABLE, "the circuit is open after repeated failures")
-        if self._inner is None:
-            make = getattr(self._connection.channel(), self._kind)
-            self._inner = make(self._path, *self._how, **self._options)
+        channel = self._connection.channel()
+        if self._channel is not channel:
+            self._channel = channel
+            self._inner = getattr(channel, self._kind)(self._path, *self._how, **self._options)
         attributes = {"rpc.system.name": "grpc", "rpc.method": self._path[1:], "server.address": owner.name}
         span, started = tracing.span(self._path[1:], tracing.CLIENT, attributes).begin(), time.perf_counter()
         sent = [*outgoing_headers(span.context).items(), *(metadata or ())]
+        if owner.token is not None and (token := owner.token()) and not any(n == "authorization" for n, _ in sent):
+            sent.append(("authorization", token))
         try:
             call = self._inner(*request, timeout=limit, metadata=sent, **options)
         except BaseException as error:

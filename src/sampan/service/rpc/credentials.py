@@ -1,85 +1,90 @@
-"""TLS for both sides, from a directory: tls.crt, tls.key, ca.crt (as cert-manager and the TLS Secrets of Kubernetes
-name them). The files are read again when they change; a connection made after that uses the new ones.
+"""TLS of both sides, from the identity that HTTP has too (`http/tls.py`): what changes on disk is used by every
+connection made after that.
+
+gRPC knows no optional client certificate: with SAMPAN_TLS_CLIENTS=optional its callers are not asked for one.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-import os
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import grpc
 
+from sampan.service.http.tls import Identity
+
 log = logging.getLogger("sampan.rpc")
 
-_CERTIFICATE, _KEY, _AUTHORITY = "tls.crt", "tls.key", "ca.crt"
-_FILES: Final = (_CERTIFICATE, _KEY, _AUTHORITY)
+
+def _files(directory: Path) -> tuple[bytes, bytes, bytes | None]:
+    """Key, certificate and authority (None without one), PEM."""
+    authority = directory / "ca.crt"
+    return (
+        (directory / "tls.key").read_bytes(),
+        (directory / "tls.crt").read_bytes(),
+        authority.read_bytes() if authority.is_file() else None,
+    )
 
 
-class Files:
-    """The PEM files of a directory: `read` gives (key, certificate, authority or None), `changed` says whether to."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._seen = self._state()
-
-    def _state(self) -> tuple[tuple[int, int] | None, ...]:
-        found = []
-        for name in _FILES:
-            try:
-                status = (self.directory / name).stat()
-                found.append((status.st_mtime_ns, status.st_ino))
-            except OSError:
-                found.append(None)  # type: ignore[arg-type]
-        return tuple(found)
-
-    def changed(self) -> bool:
-        before, self._seen = self._seen, self._state()
-        return before != self._seen
-
-    def read(self) -> tuple[bytes, bytes, bytes | None]:
-        """Raises OSError when certificate or key cannot be read."""
-        authority = self.directory / _AUTHORITY
-        return (
-            (self.directory / _KEY).read_bytes(),
-            (self.directory / _CERTIFICATE).read_bytes(),
-            authority.read_bytes() if authority.exists() else None,
-        )
-
-
-def directory() -> Path | None:
-    """The directory SAMPAN_TLS_DIRECTORY names; None where connections are not encrypted by the process."""
-    named = os.environ.get("SAMPAN_TLS_DIRECTORY", "")
-    return Path(named) if named else None
-
-
-def server(files: Files) -> grpc.ServerCredentials:
-    """Where there is an authority (ca.crt), callers must show a certificate it signed."""
+def server(identity: Identity) -> grpc.ServerCredentials:
+    """For a listening port. Callers must show a certificate where the identity requires one of its clients."""
+    asked = identity.clients == "required"
+    known = identity.server_context
 
     def configuration() -> grpc.ServerCertificateConfiguration:
-        key, certificate, authority = files.read()
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
+        key, certificate, authority = _files(identity.directory)
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], authority if asked else None)
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:  # asked at every handshake
-        if not files.changed():
+        # whoever looks first, HTTP's server or this one, sees the change: so by the context, not by `poll` alone
+        nonlocal known
+        identity.poll()
+        if identity.server_context is known:
             return None
-        try:
-            return configuration()
-        except OSError as error:
-            log.error("the certificate in %s cannot be read, the old one stays: %s", files.directory, error)
-            return None
+        known = identity.server_context
+        return configuration()
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(),
         renewed,  # type: ignore[arg-type]  # None says that nothing has changed
-        require_client_authentication=(files.directory / _AUTHORITY).exists(),
+        require_client_authentication=asked,
     )
 
 
-def channel(files: Files | None) -> grpc.ChannelCredentials:
-    """Trusts the authority of the directory, and shows its certificate; without one, what the system trusts."""
-    if files is None:
+def channel(identity: Identity | None) -> grpc.ChannelCredentials:
+    """Trusts the authority of the identity, and shows its certificate; without one, what gRPC trusts by itself."""
+    if identity is None:
         return grpc.ssl_channel_credentials()
-    key, certificate, authority = files.read()
+    key, certificate, authority = _files(identity.directory)
     return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+@functools.lru_cache(maxsize=256)
+def described(pem: bytes) -> dict[str, Any] | None:
+    """A certificate as `ssl.SSLSocket.getpeercert` describes it, as far as identities need it: subject, notAfter, and
+    the DNS and URI names. None when it cannot be read, or `cryptography` is not installed."""
+    try:
+        from cryptography import x509
+        from cryptography.x509.oid import NameOID
+    except ImportError:
+        log.warning("a caller's certificate is not looked at: pip install 'sampan[security]'")
+        return None
+    try:
+        found = x509.load_pem_x509_certificate(pem)
+        names = [str(each.value) for each in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        try:
+            other = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            other = x509.SubjectAlternativeName([])
+        alternatives = [("URI", uri) for uri in other.get_values_for_type(x509.UniformResourceIdentifier)]
+        alternatives += [("DNS", name) for name in other.get_values_for_type(x509.DNSName)]
+    except ValueError as error:
+        log.warning("a caller's certificate cannot be read: %s", error)
+        return None
+    return {
+        "subject": tuple((("commonName", name),) for name in names),
+        "notAfter": found.not_valid_after_utc.strftime("%b %d %H:%M:%S %Y GMT"),
+        "subjectAltName": tuple(alternatives),
+    }

@@ -5,14 +5,16 @@ A call is the request POST /package.Service/Method that it is on the wire; its m
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any, Final
 from urllib.parse import unquote
 
 import grpc
 
+from sampan.service.http import proxies
 from sampan.service.http.middleware import Refusal, Scope
-from sampan.service.rpc import codes
+from sampan.service.rpc import codes, credentials
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 _PASSED_ON: Final = frozenset({"www-authenticate", "retry-after", "ratelimit", "ratelimit-policy"})
@@ -28,12 +30,18 @@ def peer_address(peer: str) -> tuple[str, int] | None:
 
 
 def scope_of(method: str, rpc: Any, metadata: Metadata) -> Scope:
-    """An ASGI scope of type http. A client's certificate is where ASGI's TLS extension puts it."""
+    """An ASGI scope of type http, as HTTP's server makes it: also with `sampan.peer`, the client that a trusted proxy
+    names, and a client's certificate in ASGI's TLS extension."""
     headers = [
         (name.encode("latin-1"), value.encode("utf-8") if isinstance(value, str) else value)
         for name, value in metadata
         if not name.startswith(":")
     ]
+    peer = peer_address(rpc.peer())
+    client = peer
+    if peer is not None and _proxies().trusts(peer[0]):
+        forwarded = ",".join(str(value) for name, value in metadata if name == "x-forwarded-for")
+        client = _proxies().client(forwarded) or peer
     auth: dict[str, list[bytes]] = rpc.auth_context()
     secure = auth.get("transport_security_type") == [b"ssl"]
     scope: Scope = {
@@ -47,24 +55,29 @@ def scope_of(method: str, rpc: Any, metadata: Metadata) -> Scope:
         "query_string": b"",
         "root_path": "",
         "headers": headers,
-        "client": peer_address(rpc.peer()),
+        "client": client,
         "server": None,
         "extensions": {},
         "state": {},
+        "sampan.peer": peer[0] if peer else "",
         "sampan.rpc": True,
     }
     if secure:
-        chain = [pem.decode("ascii") for pem in auth.get("x509_pem_cert", ())]
-        names = auth.get("x509_subject") or ()
+        pem = next(iter(auth.get("x509_pem_cert") or ()), None)
+        certificate = credentials.described(pem) if pem else None
         scope["extensions"]["tls"] = {
             "server_cert": None,
-            "client_cert_chain": chain,
-            "client_cert_name": names[0].decode("utf-8", "replace") if names else None,
+            "client_cert_chain": [pem.decode("ascii")] if pem and certificate else [],
+            "client_cert_name": None,
             "client_cert_error": None,
             "tls_version": None,
             "cipher_suite": None,
+            "client_certificate": certificate,
         }
     return scope
+
+
+_proxies = functools.cache(proxies.from_environment)
 
 
 def refused(refusal: Refusal) -> tuple[grpc.StatusCode, str, Metadata]:

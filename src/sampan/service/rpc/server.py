@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2_grpc
 from sampan.model import Grpc
 from sampan.service.http.readiness import Readiness
 from sampan.service.http.server import IN_FLIGHT_SECONDS
+from sampan.service.http.tls import Identity
 from sampan.service.rpc import credentials
 from sampan.service.rpc.handlers import Calls, Registrar, Unknown
 from sampan.service.rpc.health import SERVICE, Health, add_reflection
@@ -56,9 +57,10 @@ class Server:
         host: str,
         port: int,
         reflection: bool = False,
+        identity: Identity | None = None,
     ) -> None:
         self.declared, self.add_services, self.calls, self.readiness = declared, add_services, calls, readiness
-        self.host, self.port, self.reflection = host, port, reflection
+        self.host, self.port, self.reflection, self.identity = host, port, reflection, identity
         self._server: grpc.aio.Server | None = None
         self._health: Health | None = None
 
@@ -78,18 +80,15 @@ class Server:
             add_reflection(server, (*registrar.services, SERVICE))
         server.add_generic_rpc_handlers((Unknown(self.calls),))
         address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-        folder = credentials.directory()
-        if folder is None:
+        if self.identity is None:
             self.port = server.add_insecure_port(address)
         else:
-            try:
-                secure = credentials.server(credentials.Files(folder))
-            except OSError as error:
-                raise RuntimeError(f"SAMPAN_TLS_DIRECTORY={folder}: {error}") from error
-            self.port = server.add_secure_port(address, secure)
+            self.port = server.add_secure_port(address, credentials.server(self.identity))
         await server.start()
         self._server = server
-        log.info("serving gRPC", extra={"port": self.port, "services": registrar.services, "tls": folder is not None})
+        log.info(
+            "serving gRPC", extra={"port": self.port, "services": registrar.services, "tls": self.identity is not None}
+        )
 
     async def stop(self) -> None:
         if self._server is None:
