@@ -60,7 +60,7 @@ def explain(error: Exception, entries: Mapping[str, Any]) -> str:
 def _one(path: str, message: str, entries: Mapping[str, Any]) -> str:
     field = path.partition(".")[0].partition("[")[0]
     written = entries.get(field)
-    shown = f", not {written.strip()[:60]!r}" if isinstance(written, str) and not _SECRET.search(field) else ""
+    shown = f" (written: {written.strip()[:60]!r})" if isinstance(written, str) and not _SECRET.search(field) else ""
     return f"{path}: {message}{shown}" if path else message
 
 

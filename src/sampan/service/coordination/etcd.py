@@ -6,7 +6,8 @@ https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -146,8 +147,8 @@ class Etcd:
                     raise Away(f"{self.address.place}: {result.get('cancel_reason') or 'the watch was cancelled'}")
                 if result.get("created") and int(result["header"]["revision"]) + 1 < revision:
                     raise Compacted  # the store was set up anew, or restored from a backup
-                if "events" in result:
-                    yield int(result["header"]["revision"]), _changes(result["events"])
+                for seen, changes in _transactions(result.get("events", ())):
+                    yield seen, changes
             raise Away(f"{self.address.place}: the watch ended")
         except TimeoutError:
             return
@@ -157,8 +158,15 @@ class Etcd:
             response.close()
 
 
-def _changes(events: list[dict[str, Any]]) -> dict[str, str | None]:
-    return {
-        plain(event["kv"]["key"]): None if event.get("type") == "DELETE" else plain(event["kv"].get("value", ""))
-        for event in events
-    }
+def _transactions(events: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """What changed together, by revision: one message may hold all that happened during a break."""
+    for revision, group in itertools.groupby(events, lambda event: int(event["kv"]["mod_revision"])):
+        yield (
+            revision,
+            {
+                plain(event["kv"]["key"]): None
+                if event.get("type") == "DELETE"
+                else plain(event["kv"].get("value", ""))
+                for event in group
+            },
+        )
