@@ -46,7 +46,9 @@ def record(message: str, *arguments: object, **extra: object) -> logging.LogReco
 
 
 def test_log_line() -> None:
-    line = json.loads(encode(record("hi %s", "ada", order=7, odd=object), {"service": "users"}))
+    line = json.loads(
+        encode(record("hi %s", "ada", order=7, odd=object), Output(1, Redactor(), identity={"service": "users"}))
+    )
     assert (line["message"], line["severity"], line["service"]) == ("hi ada", "WARN", "users")
     assert line["attributes"] == {"order": 7, "odd": "<class 'object'>"}
     assert timestamp(0.25) == "1970-01-01T00:00:00.250000Z"
@@ -58,7 +60,7 @@ class Unprintable:
 
 
 def test_a_value_that_cannot_be_printed_does_not_lose_the_line() -> None:
-    assert "unprintable Unprintable" in encode(record("hi", odd=Unprintable()), {}).decode()
+    assert "unprintable Unprintable" in encode(record("hi", odd=Unprintable()), Output(1, Redactor())).decode()
 
 
 def test_every_spelling_of_a_secret_is_struck_out() -> None:
@@ -72,7 +74,7 @@ def test_exceptions_and_order_of_lines() -> None:
     reader, writer = os.pipe()
     output = Output(writer, Redactor())
     logger = logging.getLogger("order")
-    logger.propagate, logger.handlers = False, [JsonHandler(output, {})]
+    logger.propagate, logger.handlers = False, [JsonHandler(output)]
     output.later(b'{"n":1}')
     try:
         raise ValueError("no")

@@ -24,6 +24,7 @@ from sampan.service.http import endpoints
 from sampan.service.http.middleware import Middleware
 from sampan.service.lifecycle import STOP_SECONDS, Stage, StartFailure, readiness_check
 from sampan.service.process import Process, StartError, load_application, load_string, named
+from sampan.service.telemetry.binding import attach
 from sampan.service.watchdog import Watchdog
 
 log = logging.getLogger("sampan")
@@ -80,6 +81,7 @@ class Runner:
         self._declared_checks(service.readiness_checks)
         self.readiness = process.readiness
         self.middleware = Middleware(app or endpoints.nothing, process.registry, process.output, process.identity)
+        attach(process, self.middleware)
         ours = endpoints.endpoints(self.readiness, process.registry, self.middleware.exposed, process.redactor.clean)
         self.middleware.endpoints = {
             path: handler for path, handler in ours.items() if app is None or not endpoints.answered_by(app, path)

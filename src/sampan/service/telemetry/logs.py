@@ -1,4 +1,4 @@
-"""Standard-library logging as JSON lines on stdout, with trace ids, and with secrets struck out."""
+"""Standard-library logging as JSON lines on stdout or in a file, with trace ids, and with secrets struck out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import functools
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, quote_plus
 
 import msgspec
 
 from sampan.service.telemetry.context import CURRENT
+from sampan.service.telemetry.files import LogFile, from_environment
+
+if TYPE_CHECKING:
+    from sampan.service.telemetry.export import Exporter
 
 REDACTED: Final = b"[redacted]"
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
@@ -73,11 +78,23 @@ def timestamp(now: float) -> str:
 
 
 class Output:
-    """Lines to a file descriptor. `later` buffers until the next flush; `now` keeps the order and writes."""
+    """Lines to a file descriptor or a log file. `later` buffers until the next flush; `now` keeps the order and writes.
 
-    def __init__(self, descriptor: int, redactor: Redactor) -> None:
-        self.descriptor, self.redactor = descriptor, redactor
+    `exporter`, where there is one, gets every record besides (not the access log: each request's span says the same).
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        redactor: Redactor,
+        file: LogFile | None = None,
+        identity: dict[str, str] | None = None,
+    ) -> None:
+        self.descriptor, self.redactor, self.file = descriptor, redactor, file
+        self.identity = identity or {}
+        self.exporter: Exporter | None = None
         self._lines: list[bytes] = []
+        self._writing = threading.RLock()  # so that lines of two threads are not mixed; a signal handler may log
 
     def now(self, line: bytes) -> None:
         self._lines.append(line)
@@ -87,10 +104,17 @@ class Output:
         self._lines.append(line)
 
     def flush(self) -> None:
-        if not self._lines:
-            return
-        lines, self._lines = self._lines, []
-        data = memoryview(self.redactor.clean(b"\n".join(lines) + b"\n"))
+        with self._writing:
+            if not self._lines:
+                return
+            lines, self._lines = self._lines, []
+            data = self.redactor.clean(b"\n".join(lines) + b"\n")
+            if self.file is not None:
+                self.file.write(data)
+            else:
+                self._write(memoryview(data))
+
+    def _write(self, data: memoryview) -> None:
         while data:
             try:
                 data = data[os.write(self.descriptor, data) :]
@@ -99,15 +123,60 @@ class Output:
             except OSError:  # nobody reads our output any more; the service goes on
                 return
 
+    def record(self, moment: float, severity: str, logger: str, message: str, given: dict[str, Any]) -> bytes:
+        """A JSON line, which is not written yet; an exporter has it already."""
+        context = CURRENT.get()
+        line: dict[str, Any] = {
+            "time": timestamp(moment),
+            "severity": severity,
+            "logger": logger,
+            "message": message,
+        }
+        if given:
+            line["attributes"] = given
+        if context is not None:
+            line["trace_id"], line["span_id"] = context.trace_id, context.span_id
+        line.update(self.identity)
+        if self.exporter is not None and logger != _EXPORTER:  # the exporter does not export what it says of itself
+            ids = (context.trace_id, context.span_id) if context is not None else ("", "")
+            self._export(self.exporter, int(moment * 1e9), severity, logger, message, given, ids)
+        return msgspec.json.encode(line, enc_hook=_plain)
+
+    def _export(  # noqa: PLR0917
+        self,
+        exporter: Exporter,
+        moment: int,
+        severity: str,
+        logger: str,
+        message: str,
+        given: dict[str, Any],
+        ids: tuple[str, str],
+    ) -> None:
+        from sampan.service.telemetry import otlp
+
+        clean = self.redactor
+        values = {
+            key: clean.clean_value(item if isinstance(item, _SENT) else _plain(item)) for key, item in given.items()
+        }
+        number = _NUMBERS.get(severity, 9)
+        entry = otlp.log_record(moment, (number, severity), clean.clean_text(message), values, ids)
+        exporter.offer((otlp.scope(logger), entry))
+
+
+_EXPORTER: Final = "sampan.telemetry"
+_SENT: Final = (str, bool, int, float, bytes, list, tuple, dict)
+# severity numbers of the OpenTelemetry log data model
+_NUMBERS: Final = {"TRACE": 1, "DEBUG": 5, "INFO": 9, "WARN": 13, "ERROR": 17, "FATAL": 21}
+
 
 class JsonHandler(logging.Handler):
-    def __init__(self, output: Output, identity: dict[str, str]) -> None:
+    def __init__(self, output: Output) -> None:
         super().__init__()
-        self.output, self.identity = output, identity
+        self.output = output
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.output.now(encode(record, self.identity))
+            self.output.now(encode(record, self.output))
         except Exception:  # as logging demands: a bad log call must not break the caller
             self.handleError(record)
 
@@ -119,33 +188,28 @@ def _plain(value: Any) -> Any:
         return f"<unprintable {type(value).__name__}: {type(error).__name__}>"
 
 
-def encode(record: logging.LogRecord, identity: dict[str, str]) -> bytes:
-    line: dict[str, Any] = {
-        "time": timestamp(record.created),
-        "severity": _SEVERITY.get(record.levelname, record.levelname),
-        "logger": record.name,
-        "message": record.getMessage(),
-    }
+def encode(record: logging.LogRecord, output: Output) -> bytes:
     attributes = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
     if record.exc_info and record.exc_info[1] is not None:
-        error = record.exc_info[1]
-        attributes["exception.type"] = type(error).__qualname__
-        attributes["exception.message"] = str(error)
-        attributes["exception.stacktrace"] = "".join(traceback.format_exception(error))
-    if attributes:
-        line["attributes"] = attributes
-    context = CURRENT.get()
-    if context is not None:
-        line["trace_id"], line["span_id"] = context.trace_id, context.span_id
-    line.update(identity)
-    return msgspec.json.encode(line, enc_hook=_plain)
+        attributes |= exception(record.exc_info[1])
+    severity = _SEVERITY.get(record.levelname, record.levelname)
+    return output.record(record.created, severity, record.name, record.getMessage(), attributes)
+
+
+def exception(error: BaseException) -> dict[str, Any]:
+    return {
+        "exception.type": type(error).__qualname__,
+        "exception.message": str(error),
+        "exception.stacktrace": "".join(traceback.format_exception(error)),
+    }
 
 
 def configure(identity: dict[str, str], redactor: Redactor, level: str = "INFO", descriptor: int = 1) -> Output:
-    """Route the root logger to JSON lines on `descriptor`; also warnings and uncaught exceptions."""
-    output = Output(descriptor, redactor)
+    """Route the root logger to JSON lines on `descriptor`, or into SAMPAN_LOG_FILE; also warnings and uncaught
+    exceptions. ValueError, OSError: the log file cannot be had as asked for."""
+    output = Output(descriptor, redactor, from_environment(), identity)
     root = logging.getLogger()
-    root.handlers[:] = [JsonHandler(output, identity)]
+    root.handlers[:] = [JsonHandler(output)]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):

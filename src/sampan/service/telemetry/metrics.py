@@ -28,12 +28,12 @@ Labels = tuple[str, ...]
 Exemplar = tuple[str, float, float]  # trace id, value, Unix time
 
 
-def _escape(value: str) -> str:
+def escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _pairs(names: Labels, values: Labels) -> str:
-    return ",".join(f'{name}="{_escape(value)}"' for name, value in zip(names, values, strict=True))
+    return ",".join(f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True))
 
 
 def _number(value: float) -> str:
@@ -52,12 +52,21 @@ class _Metric:
 
     def _admit(self, series: dict[Labels, Any], labels: Labels) -> Labels:
         """`labels`, which are new to `series`, or their stand-in where there are too many already."""
-        if len(labels) != len(self.labels):
-            raise ValueError(f"metric {self.name} has the labels {self.labels}, not {len(labels)} of them: {labels}")
+        self.check(labels)
         if len(series) < MAX_SERIES:
             return labels
         self.refused(self.name)
-        return (OTHER,) * len(labels)
+        return self.overflow
+
+    def check(self, labels: Labels) -> None:
+        """ValueError where there are more or fewer values than labels."""
+        if len(labels) != len(self.labels):
+            raise ValueError(f"metric {self.name} has the labels {self.labels}, not {len(labels)} of them: {labels}")
+
+    @property
+    def overflow(self) -> Labels:
+        """The labels of what comes beyond the limit."""
+        return (OTHER,) * len(self.labels)
 
     def family(self, openmetrics: bool) -> str:
         """The name that HELP and TYPE bear."""

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -194,6 +193,8 @@ def sampling() -> Sampling:
 
 
 def version() -> str:
+    from importlib import metadata  # not for those who export nothing: it takes 10 ms
+
     try:
         return metadata.version("sampan")
     except metadata.PackageNotFoundError:  # run from a directory of sources
