@@ -31,7 +31,24 @@ from sampan.model.data import (
     Unavailable,
     UniqueViolation,
 )
-from sampan.model.handles import Bucket, Cache, Config, Database, Grant, Handle, Local, Secret, Topic
+from sampan.model.handles import (
+    Bucket,
+    Cache,
+    Config,
+    Database,
+    Grant,
+    Handle,
+    Local,
+    ObjectConflict,
+    ObjectCorrupt,
+    ObjectDenied,
+    ObjectError,
+    ObjectInfo,
+    ObjectMissing,
+    ObjectTimeout,
+    Secret,
+    Topic,
+)
 from sampan.model.location import Location
 from sampan.model.policy import Breaker, Call, Limits, Policy
 from sampan.model.problems import ModelError, NotBound, Problem
@@ -73,6 +90,13 @@ __all__ = [
     "ModelError",
     "NoRow",
     "NotBound",
+    "ObjectConflict",
+    "ObjectCorrupt",
+    "ObjectDenied",
+    "ObjectError",
+    "ObjectInfo",
+    "ObjectMissing",
+    "ObjectTimeout",
     "Oidc",
     "ParameterError",
     "Password",

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from sampan.model.handles.bucket import ObjectInfo, Source
+
 T = TypeVar("T")
 
 
@@ -107,13 +109,37 @@ class BoundTopic(Protocol):
 
 
 class BoundBucket(Protocol):
+    """See `Bucket`, which says what each does."""
+
     async def get(self, key: str) -> bytes | None: ...
 
-    async def put(self, key: str, data: bytes, content_type: str | None = None) -> None: ...
+    async def get_range(self, key: str, start: int, end: int) -> bytes: ...
 
-    async def delete(self, key: str) -> None: ...
+    def stream(self, key: str) -> AsyncIterator[bytes]: ...
 
-    def list(self, prefix: str = "") -> AsyncIterator[str]: ...
+    async def put(
+        self,
+        key: str,
+        data: Source,
+        content_type: str | None = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> ObjectInfo: ...
+
+    async def put_if_absent(
+        self, key: str, data: Source, content_type: str | None = None, *, metadata: Mapping[str, str] | None = None
+    ) -> bool: ...
+
+    async def head(self, key: str) -> ObjectInfo | None: ...
+
+    async def delete_many(self, keys: Iterable[str]) -> None: ...
+
+    async def copy(self, key: str, to: str) -> None: ...
+
+    def scan(self, prefix: str = "") -> AsyncIterator[ObjectInfo]: ...
+
+    async def presigned_url(self, key: str, method: str, *, expires: float) -> str: ...
 
 
 class BoundSecret(Protocol):

@@ -366,8 +366,8 @@ async def test_it_never_waits_past_the_deadline_of_the_request(redis_server: Any
     with FaultProxy(("127.0.0.1", redis_server.port)) as proxy:
         async with replicas(1, f"redis://127.0.0.1:{proxy.port}/0") as (replica,):
             await replica.cache.set("slow", b"1", 60)
-            proxy.latency = 0.15
-            token = CURRENT.set(Context("1" * 32, "2" * 16, deadline=time.monotonic() + 0.05))
+            proxy.latency = 0.04
+            token = CURRENT.set(Context("1" * 32, "2" * 16, deadline=time.monotonic() + 0.03))
             assert await asyncio.gather(*(replica.cache.get("slow") for _ in range(3))) == [None] * 3
             assert await replica.cache.get("slow") is None
             CURRENT.reset(token)
