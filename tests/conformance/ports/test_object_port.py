@@ -486,7 +486,8 @@ print(asyncio.run(bucket.get("there")))
 @pytest.mark.parametrize("way", ["environment", "role"])
 def test_credentials_come_from_the_environment_or_the_role(strict: Strict, way: str) -> None:
     key = strict.role if way == "role" else strict.reader
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    token = key.get("session-token", "")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(
         [
             sys.executable,
