@@ -215,7 +215,8 @@ async def test_methods_nobody_declared_are_one_label() -> None:
     async with serving() as served, grpc.aio.insecure_channel(served.target) as channel:
         for number in range(3):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
-                await channel.unary_unary(f"/no.Such/Thing{number}")(b"")
+                unknown: Any = channel.unary_unary(f"/no.Such/Thing{number}")
+                await unknown(b"")
             assert failed.value.code() is Code.UNIMPLEMENTED
         await until(lambda: served.server.calls.requests.value("", "_OTHER", "UNIMPLEMENTED") == 3)
 
@@ -306,7 +307,7 @@ async def test_what_a_guard_refuses_never_reaches_the_handler(
 
 async def test_health_follows_readiness_and_is_watched() -> None:
     async with serving() as served, grpc.aio.insecure_channel(served.target) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", NAME):
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -336,7 +337,7 @@ async def test_reflection_tells_what_is_served() -> None:
         assert file == "tests/echo.proto"
         # v1, which newer clients ask first, has the same messages
         async with grpc.aio.insecure_channel(served.target) as channel:
-            call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")()
+            call: Any = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")()
             await call.write(b"\x3a\x00")  # list_services
             assert NAME.encode() in await call.read()
             call.cancel()
@@ -495,6 +496,37 @@ async def test_a_restarted_server_is_found_again() -> None:
             assert waited.value == "3"
 
 
+async def test_a_draining_server_loses_its_callers_before_it_stops() -> None:
+    """As behind a Service without a proxy: a connection stays where it was made, and new ones go elsewhere."""
+    async with serving() as old, serving() as new:
+        with FaultProxy(("127.0.0.1", old.server.port)) as address:
+            client = Using(f"127.0.0.1:{address.port}")
+            await client.__aenter__()
+            running, done = True, 0
+
+            async def call() -> None:
+                nonlocal done
+                while running:
+                    assert (await client.stub.Order(say("a"))).value == "a"
+                    assert [m.value async for m in client.stub.Down(say("a b"))] == ["a", "b"]
+                    done += 1
+                    await asyncio.sleep(0.001)
+
+            calls = [asyncio.ensure_future(call()) for _ in range(8)]
+            await until(lambda: done > 50)
+            address.target = ("127.0.0.1", new.server.port)
+            assert new.count("Order", "OK") == 0
+            old.readiness.draining = True
+            await until(lambda: new.count("Order", "OK") > 0)
+            await asyncio.sleep(0.2)
+            await old.server.stop()
+            enough = done + 50
+            await until(lambda: done > enough)
+            running = False
+            await asyncio.gather(*calls)
+            await client.__aexit__()
+
+
 async def test_an_open_circuit_sends_nothing() -> None:
     async def away(text: str, context: Any) -> str:
         await context.abort(Code.UNAVAILABLE, "busy")
@@ -514,7 +546,7 @@ async def test_an_open_circuit_sends_nothing() -> None:
 
 async def test_what_a_callee_said_is_not_what_we_say() -> None:
     async def refuse(text: str, context: Any) -> str:
-        await context.abort(Code[text], "of the callee")
+        await context.abort(getattr(Code, text), "of the callee")
         return ""
 
     async with plain_server(Echo(refuse)) as port, Using(f"127.0.0.1:{port}") as callee:

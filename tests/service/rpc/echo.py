@@ -54,7 +54,7 @@ def declare() -> None:
         if name == "Say":
             method.options.idempotency_level = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
     with contextlib.suppress(TypeError):  # the module was loaded under two names
-        descriptor_pool.Default().Add(file)  # type: ignore[no-untyped-call]
+        descriptor_pool.Default().Add(file)
 
 
 declare()
@@ -126,7 +126,7 @@ class Echo:
 class Served:
     def __init__(self, server: Server, readiness: Readiness, registry: Registry, log: Path | None) -> None:
         self.server, self.readiness, self.registry, self.log = server, readiness, registry, log
-        self.target = f"127.0.0.1:{server.port}"
+        self.target = f"{server.host}:{server.port}"
 
     def count(self, method: str, code: str) -> float:
         return self.server.calls.requests.value(NAME, method, code)
@@ -141,6 +141,7 @@ class Served:
 async def serving(
     servicer: Any = None,
     *,
+    host: str = "127.0.0.1",
     port: int = 0,
     guards: tuple[Guard, ...] = (),
     declared: Grpc | None = None,
@@ -152,13 +153,15 @@ async def serving(
     registry, readiness = Registry(), Readiness()
     readiness.started = True
     descriptor = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    calls = Calls(registry, Output(descriptor, Redactor()), {"service": "echo"}, lambda: guards)
+    calls = Calls(
+        registry, Output(descriptor, Redactor()), {"service": "echo"}, lambda: guards, lambda: readiness.draining
+    )
     server = Server(
         declared or Grpc("tests:echo"),
         lambda to: add_echo(to, servicer or Echo()),
         calls,
         readiness,
-        host="127.0.0.1",
+        host=host,
         port=port,
         reflection=reflection,
         identity=identity,

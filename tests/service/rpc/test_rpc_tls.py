@@ -45,7 +45,7 @@ async def test_a_certificate_says_who_calls(tmp_path: Path) -> None:
     theirs = Identity(authority.issue(tmp_path / "client", "orders", SPIFFE))
     async with serving(guards=(guard,), identity=ours) as served:
         known = channel(served.server.port, theirs)
-        assert (await known.stub(EchoStub).Say(say("a"))).value == "a"  # type: ignore[attr-defined]
+        assert (await known.stub(EchoStub).Say(say("a"))).value == "a"
         await known.stop()
         (tls,) = guard.seen
         assert tls["client_cert_chain"][0].startswith("-----BEGIN CERTIFICATE-----")
@@ -56,7 +56,7 @@ async def test_a_certificate_says_who_calls(tmp_path: Path) -> None:
         (tmp_path / "stranger/ca.crt").write_bytes((tmp_path / "server/ca.crt").read_bytes())
         unknown = channel(served.server.port, stranger)
         with pytest.raises(RpcError) as failed:
-            await unknown.stub(EchoStub).Order(say("a"), timeout=5)  # type: ignore[attr-defined]
+            await unknown.stub(EchoStub).Order(say("a"), timeout=5)
         assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         await unknown.stop()
         assert len(guard.seen) == 1
@@ -65,7 +65,7 @@ async def test_a_certificate_says_who_calls(tmp_path: Path) -> None:
 async def test_without_tls_nothing_is_said_of_a_certificate() -> None:
     guard = Seeing()
     async with serving(guards=(guard,)) as served, grpc.aio.insecure_channel(served.target) as plain:
-        await EchoStub(plain).Say(say("a"))  # type: ignore[attr-defined]
+        await EchoStub(plain).Say(say("a"))
     assert guard.seen == [None]
 
 

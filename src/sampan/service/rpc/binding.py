@@ -30,7 +30,13 @@ def bind_server(process: Process, service: Service, application: Application, mi
     server = Server(
         declared,
         add_services,
-        Calls(process.registry, process.output, process.identity, lambda: middleware.guards),
+        Calls(
+            process.registry,
+            process.output,
+            process.identity,
+            lambda: middleware.guards,
+            lambda: process.readiness.draining,
+        ),
         process.readiness,
         host=os.environ.get("SAMPAN_POD_IP") or "0.0.0.0",  # noqa: S104  # a pod's address is its own
         port=int(os.environ.get("GRPC_PORT") or declared.port),

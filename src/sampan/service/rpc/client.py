@@ -24,6 +24,7 @@ from sampan.model import Policy, Service
 from sampan.service.http.tls import Identity
 from sampan.service.resilience.breaker import CircuitBreaker
 from sampan.service.rpc import codes, credentials, retrying
+from sampan.service.rpc.codes import DRAINING
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, outgoing_headers
 from sampan.service.telemetry.metrics import Registry
@@ -34,8 +35,10 @@ PORT: Final = 9090
 _CLOSE_SECONDS: Final = 2.0
 _FINISH_SECONDS: Final = 60.0  # for calls over a channel whose certificate was replaced
 _LOOK_SECONDS: Final = 5.0
+_RENEW_SECONDS: Final = 0.1
 # the verdict on a service, not on one call
 _FAULTS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+_UNANSWERED: Final = {**{code: codes.HTTP[code] for code in _FAULTS}, grpc.StatusCode.CANCELLED: 503}
 _NO_VERDICT: Final = frozenset({grpc.StatusCode.CANCELLED})
 
 
@@ -54,7 +57,7 @@ class RpcError(grpc.aio.AioRpcError):
 
     @property
     def http_status(self) -> int:
-        return codes.HTTP[self.code()] if self.code() in _FAULTS else 500
+        return _UNANSWERED.get(self.code(), 500)
 
     def __str__(self) -> str:
         return f"gRPC call to service {self.service!r} ended with {self.code().name}: {self.details()}"
@@ -130,7 +133,7 @@ class _Connection:
         self.methods: list[str] = []
         self._channel: grpc.aio.Channel | None = None
         self._context: Any = None  # of the identity, as it was when the channel was opened
-        self._look = 0.0
+        self._look = self._opened = 0.0
         self._closing: set[asyncio.Task[None]] = set()
 
     def unary_unary(self, method: str, *how: Any, **options: Any) -> _Method:
@@ -156,11 +159,9 @@ class _Connection:
             self._look = now + _LOOK_SECONDS
             identity.poll()
             if self._channel is not None and identity.client_context is not self._context:
-                closing = asyncio.ensure_future(self._channel.close(_FINISH_SECONDS))
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-                self._channel = None
+                self._leave()
         if self._channel is None:
+            self._opened = time.monotonic()
             options = self._options()
             address = _resolved(self.owner.target.address)
             if not self.owner.target.secure:
@@ -169,6 +170,19 @@ class _Connection:
                 self._context = identity.client_context if identity is not None else None
                 self._channel = grpc.aio.secure_channel(address, credentials.channel(identity), options)
         return self._channel
+
+    def renew(self, channel: grpc.aio.Channel) -> None:
+        """Connect anew for further calls, as a server asked over `channel`."""
+        if channel is self._channel and time.monotonic() - self._opened > _RENEW_SECONDS:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let the calls of the channel finish; the next one opens another."""
+        if self._channel is not None:
+            closing = asyncio.ensure_future(self._channel.close(_FINISH_SECONDS))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._channel = None
 
     def _options(self) -> list[tuple[str, Any]]:
         policy = self.owner.policy
@@ -232,7 +246,8 @@ class _Method:
         if owner.breaker is not None and not owner.breaker.allow():
             self._account(grpc.StatusCode.UNAVAILABLE, 0.0)
             raise _error(owner.name, grpc.StatusCode.UNAVAILABLE, "the circuit is open after repeated failures")
-        channel = self._connection.channel()
+        connection = self._connection
+        channel = connection.channel()
         if self._channel is not channel:
             self._channel = channel
             self._inner = getattr(channel, self._kind)(self._path, *self._how, **self._options)
@@ -251,13 +266,16 @@ class _Method:
             raise
 
         def ended(done: Any) -> None:
-            code = _code_of(done)
+            code = codes.known(_now(done.code()))
             self._account(code, time.perf_counter() - started)
             _judge(owner.breaker, code)
             span.set("rpc.response.status_code", code.name)
             if code is not grpc.StatusCode.OK:
                 span.fail(code.name)
             span.finish()
+            trailing = _now(done.trailing_metadata())
+            if trailing is not None and DRAINING[0] in trailing:
+                connection.renew(channel)
 
         call.add_done_callback(ended)
         return _Call(call, owner.name)
@@ -278,16 +296,15 @@ def _judge(breaker: CircuitBreaker | None, code: grpc.StatusCode) -> None:
         breaker.succeeded()
 
 
-def _code_of(call: Any) -> grpc.StatusCode:
-    """The status of a call that has ended. `code()` is a coroutine, which then returns at once."""
-    asking = call.code()
+def _now(asking: Any) -> Any:
+    """What `code()` or `trailing_metadata()` says of a call that has ended: coroutines, which then return at once."""
     try:
         asking.send(None)
     except StopIteration as answer:
-        return codes.known(answer.value)
+        return answer.value
     finally:
         asking.close()
-    return grpc.StatusCode.UNKNOWN
+    return None
 
 
 class _Call:

@@ -1,4 +1,4 @@
-"""Status codes: gRPC's beside HTTP's, by the table of google.rpc.Code."""
+"""Status codes: gRPC's beside HTTP's, by the table of google.rpc.Code, and what our servers tell our clients."""
 
 from __future__ import annotations
 
@@ -52,6 +52,10 @@ _FROM_HTTP: Final[dict[int, grpc.StatusCode]] = {
 SERVER_ERRORS: Final = frozenset(
     {_C.UNKNOWN, _C.DEADLINE_EXCEEDED, _C.UNIMPLEMENTED, _C.INTERNAL, _C.UNAVAILABLE, _C.DATA_LOSS}
 )
+
+# Trailing metadata. A server of gRPC's core that stops cancels what is sent to it before its GOAWAY arrives: callers
+# that know this word turn to another instance in time.
+DRAINING: Final = ("x-draining", "1")
 
 _BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -23,6 +23,7 @@ import msgspec
 
 from sampan.service.http.middleware import Guard, Refusal, Scope
 from sampan.service.rpc import codes, guarding
+from sampan.service.rpc.codes import DRAINING
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import REQUEST_ID, Context, from_headers
 from sampan.service.telemetry.logs import Output, timestamp
@@ -62,8 +63,10 @@ class Calls:
         output: Output | None = None,
         identity: dict[str, str] | None = None,
         guards: Callable[[], tuple[Guard, ...]] = tuple,
+        draining: Callable[[], bool] = bool,
     ) -> None:
-        self.output, self.identity, self.guards = output, identity or {}, guards
+        """While `draining()`, callers of ours are asked to connect anew, as HTTP's are by `connection: close`."""
+        self.output, self.identity, self.guards, self.draining = output, identity or {}, guards, draining
         self.requests = registry.counter(
             "rpc_server_requests_total", "gRPC calls served.", ("service", "method", "code")
         )
@@ -98,7 +101,8 @@ class Calls:
         started, clock = time.time(), time.perf_counter()
         metadata: guarding.Metadata = rpc.invocation_metadata()
         context, agent = _context(metadata, rpc.time_remaining())
-        rpc.set_trailing_metadata(((REQUEST_ID, context.request_id),))
+        trailing = ((REQUEST_ID, context.request_id),)
+        rpc.set_trailing_metadata((*trailing, DRAINING) if self.draining() else trailing)
         attributes = {"rpc.system.name": "grpc", "rpc.method": method[1:]}
         span = tracing.span(method[1:], tracing.SERVER, attributes, parent=context)
         guards, entered = self.guards(), 0

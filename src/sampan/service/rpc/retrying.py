@@ -1,6 +1,6 @@
 """What may be repeated, as gRPC's service config, which its core carries out.
 
-A method is repeated after UNAVAILABLE when its .proto says that this does no harm:
+A method is repeated after UNAVAILABLE, and CANCELLED by the server, when its .proto says that this does no harm:
 
     rpc GetUser(GetUserRequest) returns (User) { option idempotency_level = NO_SIDE_EFFECTS; }   // or IDEMPOTENT
 
@@ -43,7 +43,8 @@ def service_config(methods: Iterable[str], policy: Policy) -> str:
             "initialBackoff": f"{max(policy.backoff, 0.001):g}s",
             "maxBackoff": f"{max(policy.backoff_most, 0.001):g}s",
             "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
+            # a server that stops cancels what reaches it too late; what we cancel ourselves is not repeated
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         }
         config["methodConfig"] = [{"name": safe, "retryPolicy": retry}]
         if policy.retry_budget > 0:
