@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from sampan.service.http.record import Span, access_line, server_span
+from sampan.service.http.record import Span, access_line, server_spans
 from sampan.service.http.routes import Routes, watch_django
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import (
+    ALL,
     B3,
     B3_FLAGS,
     B3_SAMPLED,
@@ -34,8 +35,8 @@ from sampan.service.telemetry.context import (
     TRACESTATE,
     Context,
     arrived,
+    new_ids,
     new_span_id,
-    new_trace_id,
     parse_timeout,
 )
 from sampan.service.telemetry.logs import Output
@@ -94,7 +95,7 @@ class Middleware:
         endpoints: dict[str, Endpoint] | None = None,
     ) -> None:
         self.app, self.output = app, output
-        self.identity = identity or {}
+        self.identity = tuple((identity or {}).items())
         self.endpoints = endpoints or {}
         self.guards: tuple[Guard, ...] = ()
         self.receivers: tuple[Callable[[Scope, Receive], Receive], ...] = ()  # wrap `receive` of requests with a body
@@ -183,11 +184,16 @@ class Middleware:
             if context.deadline is None:
                 await self.app(scope, receive, sending)
             else:
-                async with asyncio.timeout(context.remaining()):
+                # a caller that says how long it waits is one that does not want the work once it is gone
+                async with asyncio.timeout(context.remaining()) as limit:
+                    scope["sampan.limit"] = limit
                     await self.app(scope, receive, sending)
             for kept in held:
                 await send(kept)
         except Exception as failure:
+            if "sampan.left" in scope and type(failure) is TimeoutError:
+                error = "cancelled"
+                return
             overdue = context.deadline is not None and context.deadline <= time.monotonic()
             answer = 504 if overdue and type(failure) is TimeoutError else getattr(failure, "http_status", 500)
             unsent = not status or (bool(held) and answer != 500)
@@ -354,8 +360,8 @@ class Middleware:
                 found[key] = f"{found[key]},{value.decode('latin-1')}" if key in found else value.decode("latin-1")
         agent, host = found.pop("user-agent", ""), found.pop("host", "")
         if not found:
-            trace = new_trace_id()
-            context = Context(trace, new_span_id(), "", SAMPLER.sampled(trace, None), request_id=trace)
+            trace, own = new_ids()
+            context = Context(trace, own, "", SAMPLER.bound == ALL or SAMPLER.sampled(trace, None), "", "", trace)
         else:
             trace, parent, sampled = arrived(found)
             request_id = found.get(REQUEST_ID, "")
@@ -414,17 +420,15 @@ class Middleware:
             return
         self.spans.extend(spans)
         if self.output is not None:
-            for span in spans:
-                self.output.later(access_line(span, self.identity))
-            self.output.flush()
+            self.output.write([access_line(span, self.identity) for span in spans])
         exporter = self.exporter
         if exporter is not None:
+            kept = [span for span in spans if span.kept]
             room = exporter.room()
-            for span in spans:
-                if span.kept:
-                    room -= 1
-                    # what would be dropped is not encoded first
-                    exporter.offer(server_span(span, exporter.redactor) if room >= 0 else b"")
+            if len(kept) > room:  # what would be dropped is not encoded first
+                exporter.drop("queue_full", len(kept) - room)
+                kept = kept[:room]
+            exporter.offer_all(server_spans(kept, exporter.redactor))
 
     def exposed(self) -> None:
         """Bring gauges up to date before an exposition."""

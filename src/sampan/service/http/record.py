@@ -6,6 +6,7 @@ Both are made off the path of the request. Names follow OpenTelemetry's semantic
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ from sampan.service.telemetry.context import Context
 from sampan.service.telemetry.logs import Redactor, timestamp
 from sampan.service.telemetry.otlp import attribute, field, text
 from sampan.service.telemetry.tracing import Span as InnerSpan
+from sampan.service.telemetry.tracing import redact
 
 
 class Span(msgspec.Struct, gc=False):
@@ -44,78 +46,63 @@ class Span(msgspec.Struct, gc=False):
 _encode = msgspec.json.Encoder().encode
 
 
-class _Attributes(
-    msgspec.Struct,
-    omit_defaults=True,
-    gc=False,
-    rename={
-        "method": "http.request.method",
-        "route": "http.route",
-        "path": "url.path",
-        "status": "http.response.status_code",
-        "client": "client.address",
-        "user_agent": "user_agent.original",
-        "error": "error.type",
-        "caller": "enduser.id",
-    },
-):
-    method: str
-    route: str
-    path: str
-    status: int
-    duration_ms: float
-    client: str
-    user_agent: str
-    request_id: str
-    error: str = ""
-    caller: str = ""
-
-
-class _Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """A line of the access log; the last fields are those of `process.identity`."""
-
-    time: str
-    severity: str
-    message: str
-    attributes: _Attributes
-    trace_id: str
-    span_id: str
-    logger: str
-    service: str = ""
-    version: str = ""
-    pod: str = ""
-
-
 def severity(status: int) -> str:
     return "ERROR" if status >= 500 and status != 503 else "INFO"
 
 
-def access_line(span: Span, identity: dict[str, str]) -> bytes:
-    context, status = span.context, span.status
-    attributes = _Attributes(
-        span.method,
-        span.route,
-        span.path,
-        status,
-        round(span.duration * 1000, 3),
-        span.client,
-        span.agent,
-        context.request_id,
-        span.error,
-        span.caller,
+@functools.lru_cache(maxsize=2048)
+def _opening(method: str, route: str, status: int) -> tuple[bytes, bytes]:
+    """What the lines of a route have alike, before the path in the message, and after it up to the path again."""
+    level = _encode(severity(status))
+    return (
+        b'","severity":%b,"message":"%b ' % (level, method.encode()),
+        b' %d","attributes":{"http.request.method":"%b","http.route":%b,"http.response.status_code":%d,"url.path":"'
+        % (status, method.encode(), _encode(route), status),
     )
-    return _encode(
-        _Line(
-            timestamp(span.start + span.duration),
-            severity(status),
-            f"{span.method} {span.path} {status}",
-            attributes,
-            context.trace_id,
-            context.span_id,
-            "sampan.access",
-            **identity,
-        )
+
+
+@functools.lru_cache(maxsize=2048)
+def _peer(client: str, agent: str) -> bytes:
+    return b',"client.address":%b,"user_agent.original":%b,"request_id":' % (_encode(client), _encode(agent))
+
+
+@functools.lru_cache(maxsize=4)
+def _closing(identity: tuple[tuple[str, str], ...]) -> bytes:
+    return (
+        b'","logger":"sampan.access"'
+        + b"".join(b",%b:%b" % (_encode(key), _encode(value)) for key, value in identity)
+        + b"}"
     )
+
+
+def access_line(span: Span, identity: tuple[tuple[str, str], ...]) -> bytes:
+    """A JSON object; `identity` are fields that every line bears. Put together by hand: half the time of an encoder."""
+    context = span.context
+    before, after = _opening(span.method, span.route, span.status)
+    path = _encode(span.path)[1:-1]
+    parts = [
+        b'{"time":"',
+        timestamp(span.start + span.duration).encode(),
+        before,
+        path,
+        after,
+        path,
+        b'","duration_ms":%.3f' % (span.duration * 1000),
+        _peer(span.client, span.agent),
+        _encode(context.request_id),
+    ]
+    if span.error:
+        parts.append(b',"error.type":%b' % _encode(span.error))
+    if span.caller:
+        parts.append(b',"enduser.id":%b' % _encode(span.caller))
+    parts += (
+        b'},"trace_id":"',
+        context.trace_id.encode(),
+        b'","span_id":"',
+        context.span_id.encode(),
+        _closing(identity),
+    )
+    return b"".join(parts)
 
 
 _PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
@@ -151,20 +138,39 @@ def _repeated(  # noqa: PLR0917  # positional because the cache is quicker so
     return b"".join(parts)
 
 
-def server_span(span: Span, redactor: Redactor | None = None) -> bytes:
-    """A field `spans` of ScopeSpans, without the secrets that `redactor` knows."""
-    chunk = _server_span(span)
-    if redactor is not None and redactor.finds(chunk):
-        clean = redactor.clean_text
-        span.path, span.agent, span.route = clean(span.path), clean(span.agent), clean(span.route)
-        span.host, span.caller = clean(span.host), clean(span.caller)
-        if span.inner is not None:
-            inner = span.inner
-            inner.attributes = {key: redactor.clean_value(item) for key, item in inner.attributes.items()}
-            inner.name, inner.description = clean(inner.name), clean(inner.description)
-            inner.events = [(at, clean(name), redactor.clean_value(given)) for at, name, given in inner.events]
-        chunk = _server_span(span)
-    return chunk
+def server_spans(spans: Iterable[Span], redactor: Redactor) -> list[bytes]:
+    """A field `spans` of ScopeSpans for each, without the secrets that `redactor` knows."""
+    chunks = [_server_span(span) for span in spans]
+    if redactor.finds(b"".join(chunks)):
+        for span in spans:
+            _redact(span, redactor)
+        chunks = [_server_span(span) for span in spans]
+    return chunks
+
+
+def _redact(span: Span, redactor: Redactor) -> None:
+    clean = redactor.clean_text
+    span.path, span.agent, span.route = clean(span.path), clean(span.agent), clean(span.route)
+    span.host, span.caller = clean(span.host), clean(span.caller)
+    if span.inner is not None:
+        redact(span.inner, redactor)
+
+
+@functools.lru_cache(maxsize=2048)
+def _from(client: str, agent: str) -> bytes:
+    return attribute(74, "client.address", client) + attribute(74, "user_agent.original", agent)
+
+
+_PATH: Final = b"\x0a\x08url.path\x12"  # the key of an attribute, and the tag of its value
+
+
+def _path(path: str) -> bytes:
+    """The attribute url.path; there is no use in remembering it."""
+    value = text(path)
+    size = len(value)
+    if size > 100:
+        return field(74, _PATH[:-1] + field(18, field(10, value)))
+    return b"J%c%b%c\n%c%b" % (size + 14, _PATH, size + 2, size, value)
 
 
 def _server_span(span: Span) -> bytes:
@@ -180,9 +186,8 @@ def _server_span(span: Span) -> bytes:
     parts += (
         _repeated(span.method, span.route, span.status, span.scheme, span.version, span.host, error),
         otlp.times(57, start, 65, start + int(span.duration * 1e9)),
-        attribute(74, "url.path", span.path),
-        attribute(74, "client.address", span.client),
-        attribute(74, "user_agent.original", span.agent),
+        _path(span.path),
+        _from(span.client, span.agent),
     )
     if span.caller:
         parts.append(attribute(74, "enduser.id", span.caller))

@@ -16,17 +16,19 @@ OTHER: Final = "(other)"
 DJANGO: Final = "sampan.route"  # the key of the scope under which the template of a Django request is left
 _IDENTIFIER: Final = re.compile(r"/(?:\d+|[0-9a-fA-F-]{8,}|[^/]{40,})(?=/|$)")
 _MAX_PATHS: Final = 200
+_MAX_ROUTES: Final = 10_000  # that are remembered
 
 
 class Routes:
     def __init__(self) -> None:
         self._paths: set[str] = set()
+        self._plain: dict[int, tuple[Any, str]] = {}  # id of a route that is not mounted -> it, and its template
 
     def of(self, scope: MutableMapping[str, Any], status: int) -> str:
         """The template of the request in `scope`, which the application has answered with `status`."""
         route = scope.get("route")
         if route is not None:
-            return _starlette(scope, route)
+            return self._templated(scope, route)
         template: str | None = scope.get("path_template") or scope.get(DJANGO)
         if template is not None:
             return template
@@ -39,14 +41,29 @@ class Routes:
             self._paths.add(path)
         return path
 
+    def _templated(self, scope: MutableMapping[str, Any], route: Any) -> str:
+        # a route of an included router bears its own path only; FastAPI's context of it has the whole
+        context = scope.get("fastapi")
+        if context is not None:
+            context = context.get("effective_route_context")
+        if "app_root_path" in scope:  # mounted
+            return _starlette(scope, route, context)
+        key = context if context is not None else route
+        known = self._plain.get(id(key))
+        if known is not None and known[0] is key:
+            return known[1]
+        template = _starlette(scope, route, context)
+        if len(self._plain) < _MAX_ROUTES:
+            self._plain[id(key)] = key, template
+        return template
 
-def _starlette(scope: MutableMapping[str, Any], route: Any) -> str:
-    fastapi = scope.get("fastapi")  # a route of an included router bears its own path only; the context has it whole
-    if fastapi is not None and (context := fastapi.get("effective_route_context")) is not None:
-        inner = getattr(context, "starlette_route", None) or context
-        template = str(getattr(inner, "path_format", "") or getattr(route, "path", ""))
+
+def _starlette(scope: MutableMapping[str, Any], route: Any, context: Any) -> str:
+    if context is not None:
+        route_or_inner = getattr(context, "starlette_route", None) or context
     else:
-        template = str(getattr(route, "path_format", "") or getattr(route, "path", ""))
+        route_or_inner = route
+    template = str(getattr(route_or_inner, "path_format", "") or getattr(route, "path", ""))
     mounted, outer = scope.get("root_path", ""), scope.get("app_root_path")
     if outer is None or mounted == outer:
         return template

@@ -41,13 +41,13 @@ class Sampler:
         """`parent` is what the caller decided; None when there is none or it left the decision open."""
         if parent is not None and self.follow_parent:
             return parent
-        return self.bound >= _ALL or int(trace_id[16:], 16) < self.bound
+        return self.bound >= ALL or int(trace_id[16:], 16) < self.bound
 
     def worth_keeping(self, failed: bool, seconds: float) -> bool:
         return failed or 0 < self.slow_seconds <= seconds
 
 
-_ALL: Final = 2**64
+ALL: Final = 2**64
 SAMPLER: Final = Sampler()
 MAX_HELD: Final = 128  # spans of one unit of work that wait for its end, where its trace is not sampled
 
@@ -134,6 +134,12 @@ def new_span_id() -> str:
 
 def new_trace_id() -> str:
     return f"{_getrandbits(128) or 1:032x}"
+
+
+def new_ids() -> tuple[str, str]:
+    """A trace id and a span id, in the time of one."""
+    both = f"{_getrandbits(192):048x}"
+    return both[:32], both[32:]
 
 
 def parse_traceparent(value: str) -> tuple[str, str, bool] | None:

@@ -12,14 +12,14 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sampan.service.telemetry import otlp
 from sampan.service.telemetry.logs import Redactor
 from sampan.service.telemetry.metrics import Registry
 from sampan.service.telemetry.settings import Target
-from sampan.service.telemetry.tracing import Span
+from sampan.service.telemetry.tracing import Span, redact
 from sampan.service.telemetry.transport import Outcome, Transport, transport
 
 log = logging.getLogger("sampan.telemetry")
@@ -62,9 +62,19 @@ class Exporter:
         if (waiting == 0 or waiting == self._batch - 1) and self._loop is not None:
             self._wake(self._loop)
 
+    def offer_all(self, entries: Sequence[Entry]) -> None:
+        room = self.room()
+        if len(entries) > room:
+            self.drop("queue_full", len(entries) - room)
+            entries = entries[:room]
+        waiting = len(self.queue)
+        self.queue.extend(entries)
+        if (waiting == 0 or waiting < self._batch <= len(self.queue)) and self._loop is not None:
+            self._wake(self._loop)
+
     def room(self) -> int:
         """How many entries the queue takes before it drops."""
-        return self._limit - len(self.queue)
+        return max(0, self._limit - len(self.queue))
 
     def drop(self, reason: str, count: int) -> None:
         self.dropped.add(self.target.signal, reason, amount=count)
@@ -183,14 +193,3 @@ def encoded(span: Span, redactor: Redactor) -> bytes:
         redact(span, redactor)
         chunk = otlp.span(span)
     return chunk
-
-
-def redact(span: Span, redactor: Redactor) -> None:
-    """Strike the secrets out of everything that is written in `span`."""
-    clean = redactor.clean_value
-    span.name, span.description = redactor.clean_text(span.name), redactor.clean_text(span.description)
-    span.attributes = {key: clean(item) for key, item in span.attributes.items()}
-    span.events = [
-        (moment, redactor.clean_text(name), {key: clean(item) for key, item in given.items()})
-        for moment, name, given in span.events
-    ]

@@ -48,7 +48,10 @@ class Redactor:
         return line
 
     def finds(self, line: bytes) -> bool:
-        return any(secret in line for secret in self._spellings)
+        for secret in self._spellings:  # noqa: SIM110  # twice as quick as any()
+            if secret in line:
+                return True
+        return False
 
     def clean_text(self, text: str) -> str:
         return self.clean(text.encode("utf-8", "replace")).decode() if self._spellings else text
@@ -102,6 +105,11 @@ class Output:
 
     def later(self, line: bytes) -> None:
         self._lines.append(line)
+
+    def write(self, lines: list[bytes]) -> None:
+        """Lines that belong together, in one go."""
+        self._lines += lines
+        self.flush()
 
     def flush(self) -> None:
         with self._writing:

@@ -18,9 +18,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sampan.service.telemetry.context import CURRENT, MAX_HELD, SAMPLER, Context
+
+if TYPE_CHECKING:
+    from sampan.service.telemetry.logs import Redactor
 
 INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5  # the numbers of OTLP's SpanKind
 
@@ -181,3 +184,12 @@ def current() -> Span:
     if context.span is None:
         context.span = Span("", SERVER, None, context, False)  # merged into the request's record at its end
     return context.span
+
+
+def redact(span: Span, redactor: Redactor) -> None:
+    """Strike the secrets out of everything that is written in `span`."""
+    clean, text = redactor.clean_value, redactor.clean_text
+    span.name, span.description = text(span.name), text(span.description)
+    span.attributes = {key: clean(item) for key, item in span.attributes.items()}
+    span.events = [(moment, text(name), clean(given)) for moment, name, given in span.events]
+    span.links = [(*link[:2], clean(link[2])) if len(link) == 3 else link for link in span.links]
