@@ -24,6 +24,7 @@ from sampan.service.http import endpoints
 from sampan.service.http.middleware import Middleware
 from sampan.service.lifecycle import STOP_SECONDS, Stage, StartFailure, readiness_check
 from sampan.service.process import Process, StartError, load_application, load_string, named
+from sampan.service.resilience.guards import guards
 from sampan.service.telemetry.binding import attach
 from sampan.service.watchdog import Watchdog
 
@@ -82,12 +83,18 @@ class Runner:
         self.readiness = process.readiness
         self.middleware = Middleware(app or endpoints.nothing, process.registry, process.output, process.identity)
         attach(process, self.middleware)
+        self.middleware.guards += guards(service, process.registry)  # security puts itself in front
         ours = endpoints.endpoints(self.readiness, process.registry, self.middleware.exposed, process.redactor.clean)
         self.middleware.endpoints = {
             path: handler for path, handler in ours.items() if app is None or not endpoints.answered_by(app, path)
         }
         self.port = int(os.environ.get("PORT") or service.port)
-        self.server = Server(self.middleware, os.environ.get("SAMPAN_POD_IP") or "0.0.0.0", self.port)  # noqa: S104  # a pod's address is its own
+        secure = load_string("sampan.service.security.binding:secure", "binder")
+        secured = secure(process, service, application, self.middleware)
+        host = os.environ.get("SAMPAN_POD_IP") or "0.0.0.0"  # noqa: S104  # a pod's address is its own
+        self.server = Server(
+            secured.app, host, self.port, limits=secured.limits, tls=secured.tls, registry=process.registry
+        )
         process.add(Stage.SERVERS, "http", self.server)
         if service.grpc is not None:
             bind = load_string("sampan.service.rpc.binding:bind_server", "binder")

@@ -175,6 +175,7 @@ BINDERS: Final[dict[type[Handle], str]] = {
 }
 # called with the process and all services of the application, when every handle is bound
 AFTER_BINDING: Final = (
+    "sampan.service.security.binding:provide",
     "sampan.service.telemetry.binding:bind",
     "sampan.service.http.binding:bind_clients",
     "sampan.service.rpc.binding:bind_clients",

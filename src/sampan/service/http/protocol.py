@@ -12,10 +12,10 @@ The limits cost a request a few assignments: what needs a clock is looked at onc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import re
 import urllib.parse
-from dataclasses import dataclass
 from typing import Any, Final
 
 import httptools
@@ -23,6 +23,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from sampan.service.http.errors import InvalidResponse, refusal_error
+from sampan.service.http.limits import Limits
 from sampan.service.http.proxies import Proxies, scheme
 from sampan.service.telemetry.metrics import Counter
 
@@ -34,21 +35,6 @@ _SEEN: Final = frozenset(
     {b"host", b"expect", b"content-length", b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-proto"}
 )
 _names: set[bytes] = set()  # names of response headers known to be good
-
-
-@dataclass
-class Limits:
-    """What one connection may ask for. Sizes in bytes, times in seconds."""
-
-    url: int = 8 * 1024
-    headers: int = 64 * 1024  # all of a request's header lines
-    header_count: int = 100
-    head_seconds: int = 10  # from the first byte of a request to the end of its headers
-    body: int = 1024 * 1024
-    body_seconds: int = 10  # without having to reach
-    body_rate: int = 240  # bytes a second
-    drain: int = 1024 * 1024  # of a body nobody wants, read so that the client can read the answer
-    stalled_seconds: int = 60  # without the client taking any of an answer
 
 
 class Fault(Exception):
@@ -181,6 +167,17 @@ class Protocol(HttpToolsProtocol):
         self.extensions = None
         if self.scheme == "https" and self.tls is not None:
             self.extensions = {"tls": self.tls(transport.get_extra_info("ssl_object"))}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        cycle = self.cycle
+        super().connection_lost(exc)
+        if cycle is not None and not cycle.response_complete:
+            scope: Any = cycle.scope
+            limit = scope.get("sampan.limit")  # of a caller with a deadline: it ends now
+            if limit is not None:
+                scope["sampan.left"] = True
+                with contextlib.suppress(RuntimeError):  # it is over already
+                    limit.reschedule(0)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()

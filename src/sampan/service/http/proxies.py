@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
+from sampan.service.bindings import BindingError
+
 # A pod is reached through the proxies of its cluster, and those have private addresses.
 PRIVATE: Final = (
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16"),
@@ -67,8 +69,11 @@ def scheme(forwarded_proto: bytes) -> str | None:
 
 
 def from_environment() -> Proxies:
-    """FORWARDED_ALLOW_IPS: addresses and networks, "*" for everybody; private networks when it is not set."""
+    """FORWARDED_ALLOW_IPS: addresses and networks, "*" for all; without it private networks. BindingError."""
     text = os.environ.get("FORWARDED_ALLOW_IPS", "")
     if text.strip() == "*":
         return Proxies(("0.0.0.0/0", "::/0"))
-    return Proxies([part.strip() for part in text.split(",") if part.strip()] or PRIVATE)
+    try:
+        return Proxies([part.strip() for part in text.split(",") if part.strip()] or PRIVATE)
+    except ValueError as error:
+        raise BindingError(f"FORWARDED_ALLOW_IPS={text}: {error}") from error

@@ -10,7 +10,8 @@ from typing import Any
 import uvicorn
 
 from sampan.service.http import proxies
-from sampan.service.http.protocol import Limits, Protocol
+from sampan.service.http.limits import Limits
+from sampan.service.http.protocol import Protocol
 from sampan.service.http.tls import ServerTls
 from sampan.service.telemetry.metrics import Registry
 
@@ -30,7 +31,7 @@ class Server(uvicorn.Server):
         tls: ServerTls | None = None,
         registry: Registry | None = None,
     ) -> None:
-        """ValueError when FORWARDED_ALLOW_IPS is not understood."""
+        """BindingError when FORWARDED_ALLOW_IPS is not understood."""
         self.tls = tls
         refused = None
         if registry is not None:
