@@ -318,13 +318,13 @@ class HttpClient:
                 self.endpoints.report(base, None)
             self.requests.add(self.name, method, "open")
             raise CircuitOpen(self.name, "the circuit is open after repeated failures")
-        url, attributes = self._urls.get((base, call.path, method)) or self._url(base, call.path, method)
         limit = left if policy.attempt_timeout is None else min(left, policy.attempt_timeout)
         # a time-out says something about the callee only if it had most of the time that its policy gives
         verdict = not call.cut or limit >= min(policy.timeout, policy.attempt_timeout or policy.timeout) / 2
         started, status, good = time.perf_counter(), "cancelled", None
         resent, call.sent = call.sent, call.sent + 1
         try:
+            url, attributes = self._urls.get((base, call.path, method)) or self._url(base, call.path, method)
             with tracing.span(method, tracing.CLIENT, attributes) as span:
                 if resent:
                     span.attributes["http.request.resend_count"] = resent
@@ -394,6 +394,8 @@ class HttpClient:
         try:
             return endpoints.pick()
         except LookupError as error:
+            if self.breaker is not None:
+                self.breaker.abandoned()
             self.requests.add(self.name, method, "unknown")
             raise _Failed(CallError(self.name, f"no instance is known: {error}"), "unknown", True) from error
 
