@@ -133,6 +133,15 @@ def split(name: str, node: dict[str, Any]) -> tuple[dict[str, Any], dict[str, st
     return node, prose
 
 
+def add_zeros(definitions: dict[str, Any], zeros: dict[str, dict[str, Any]]) -> None:
+    """Note in each field that is never left out what it is then: `default` (see `extract_zeros.py`)."""
+    for name, fields in zeros.items():
+        for field, value in fields.items():
+            child = definitions.get(name, {}).get("properties", {}).get(field)
+            if child is not None:
+                child["default"] = value
+
+
 def write(path: Path, content: Any) -> None:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
@@ -150,6 +159,7 @@ def main() -> None:
             subprocess.run(command, check=True, timeout=600)
             options.wheel = next(Path(directory).glob("*.whl"))
         found = plain(definitions(options.wheel, options.kubernetes)) | METRICS
+    add_zeros(found, json.loads((DATA / f"zeros-{options.kubernetes}.json").read_text()))
     schemas, texts = {}, {}
     for name in sorted(wanted(found)):
         schemas[name], prose = split(name, found[name])

@@ -79,9 +79,9 @@ def invalid(kind: str, name: str, causes: Sequence[Cause], group: str = "") -> A
     lines = [f"{cause.field}: {cause.message}" for cause in causes]
     text = lines[0] if len(lines) == 1 else f"[{', '.join(lines)}]"
     details = {
-        "name": name,
-        "kind": kind,
+        **({"name": name} if name else {}),
         **({"group": group} if group else {}),
+        "kind": kind,
         "causes": [{"reason": c.reason, "message": c.message, "field": c.field} for c in causes],
     }
     return ApiError(422, "Invalid", f'{qualified} "{name}" is invalid: {text}', details)

@@ -57,7 +57,7 @@ def _check(options: Object) -> None:
     policy = options.get("propagationPolicy")
     causes = []
     if policy is not None and (not isinstance(policy, str) or policy not in POLICIES):
-        message = f'Unsupported value: "{policy}": supported values: "Background", "Foreground", "Orphan"'
+        message = f'Unsupported value: "{policy}": supported values: "Foreground", "Background", "Orphan", "nil"'
         causes.append(Cause("propagationPolicy", message, "FieldValueNotSupported"))
     if policy is not None and options.get("orphanDependents") is not None:
         message = "Invalid value: orphanDependents and deletionPropagation cannot be both set"

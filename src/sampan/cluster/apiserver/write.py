@@ -15,7 +15,7 @@ from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.strategy import Context
 from sampan.cluster.store import Entry, Remove, Store
-from sampan.kube import names, schema
+from sampan.kube import names, schema, zeros
 from sampan.kube.errors import ApiError, Cause, already_exists, bad_request, conflict, forbidden, invalid, not_found
 from sampan.kube.objects import Object, now
 from sampan.kube.transport import APPLY_PATCH
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-CREATE_ON_UPDATE = {"Lease", "Event", "Endpoints"}
+CREATE_ON_UPDATE = {"Lease", "Event", "Endpoints", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+STANDARD_FINALIZERS = {"orphan", "foregroundDeletion", "kubernetes"}
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
 POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
 """Subresources of a pod that change only these fields of its spec."""
@@ -79,7 +80,7 @@ class Writer:
         if absent and kind.resource.kind in CREATE_ON_UPDATE and not call.subresource:
             wanted["metadata"].setdefault("name", call.name)
             return self.answer(call, await self.create_object(call, wanted), 201)
-        if kind.crd is not None and not wanted["metadata"].get("resourceVersion"):
+        if kind.crd is not None and not absent and not wanted["metadata"].get("resourceVersion"):
             cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
             raise invalid(kind.resource.kind, call.name, [cause], kind.resource.group)
         return self.answer(call, await self.change(call, lambda _: wanted))
@@ -212,14 +213,14 @@ class Writer:
             if kind.counts_generation:
                 metadata["generation"] = 1
             new = self._settle(kind, obj)
+            if not tracked:  # before admission and strategy: what the server decides is nobody's
+                patching.track(None, new, self._storage_schema(kind), call.field_manager, call.subresource)
             kind.strategy.prepare_create(new, self.context(call, name))
             for admit in self.admission:
                 admit(call, new, None)
             causes = self._metadata_causes(kind, new, name)
             causes += schema.validate(self._storage_schema(kind), new)
-            self._refuse(kind, name, causes or kind.strategy.validate_create(new))
-            if not tracked:
-                patching.track(None, new, self._storage_schema(kind), call.field_manager, call.subresource)
+            self._refuse(kind, name, _all(causes, lambda: kind.strategy.validate_create(new)))
             return new
 
         return await self._store(call, kind, key, mutate)
@@ -238,15 +239,15 @@ class Writer:
             new = kind.inward(wanted)
             self._carry_over(call, kind, new, old)
             new = self._settle(kind, new)
+            if not tracked:
+                patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource)
             kind.strategy.prepare_update(new, old, self.context(call, call.name))
             for admit in self.admission:
                 admit(call, new, old)
             causes = self._metadata_causes(kind, new, call.name) + self._finalizer_causes(new, old)
             causes += schema.validate(self._storage_schema(kind), new)
-            self._refuse(kind, call.name, causes or kind.strategy.validate_update(new, old))
+            self._refuse(kind, call.name, _all(causes, lambda: kind.strategy.validate_update(new, old)))
             self._bump(kind, new, old)
-            if not tracked:
-                patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource)
             return Remove(new) if finished(new) else new
 
         return await self._store(call, kind, call.key, mutate)
@@ -282,6 +283,7 @@ class Writer:
         try:
             obj = schema.canonical(node, obj)
             kind.strategy.default(obj)
+            zeros.settle(node, obj)
         except ApiError:
             raise
         except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -328,10 +330,15 @@ class Writer:
         try:
             causes += names.label_map(metadata.get("labels"))
             causes += names.annotation_map(metadata.get("annotations"))
-            for finalizer in metadata.get("finalizers") or ():
+            for index, finalizer in enumerate(metadata.get("finalizers") or ()):
+                path = f"metadata.finalizers[{index}]"
                 causes += [
                     names.invalid_value("metadata.finalizers", finalizer, f) for f in names.qualified_name(finalizer)
                 ]
+                extension = kind.crd is not None or kind.resource.group == "apiextensions.k8s.io"
+                if not extension and "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
+                    fault = "name is neither a standard finalizer name nor is it fully qualified"
+                    causes.append(names.invalid_value(path, finalizer, fault))
         except (TypeError, AttributeError):
             pass  # of the wrong type, which the schema reports
         for index, owner in enumerate(metadata.get("ownerReferences") or ()):
@@ -415,6 +422,14 @@ class Writer:
         apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
         if {k: v for k, v in new.items() if k not in apart} != {k: v for k, v in old.items() if k not in apart}:
             new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
+
+
+def _all(causes: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:
+    """Every fault at once; those of the kind's own checks only where the types are right, and none of them twice."""
+    if any(cause.reason in ("FieldValueTypeInvalid", "FieldValueInvalid") and cause.field for cause in causes):
+        return causes
+    seen = {(cause.field, cause.reason) for cause in causes}
+    return causes + [cause for cause in more() if (cause.field, cause.reason) not in seen]
 
 
 def finished(obj: Object) -> bool:

@@ -237,9 +237,9 @@ def field_set(schema: Schema, value: Any) -> Fields:
 
 
 def added_paths(schema: Schema, value: Any, path: Path, out: list[Path]) -> None:
-    """Every member of a subtree that is new: leaves, and the containers that can stand alone."""
+    """Every member of a subtree that is new: leaves and containers."""
     if is_map(schema, value):
-        if path and (not value or not schema.properties or path[-1][0] == "k"):
+        if path:
             out.append(path)
         for name, item in value.items():
             added_paths(child_of(schema, name), item, (*path, "f:" + name), out)
@@ -268,6 +268,9 @@ def compare(schema: Schema, before: Any, after: Any) -> tuple[list[Path], list[P
         elif is_list(node, old) and is_list(node, new):
             both(elements_of(node, old), elements_of(node, new), path, "", lambda _: node.items)
         else:
+            if old is None and isinstance(new, list) and is_list(node, new):
+                both({}, elements_of(node, new), path, "", lambda _: node.items)  # the list itself was there: as null
+                return
             added_paths(node, old, path, removed) if old is not None else None
             added_paths(node, new, path, changed)
 

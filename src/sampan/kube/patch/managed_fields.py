@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from sampan.kube import zeros
 from sampan.kube.objects import Object
 from sampan.kube.patch import fields as sets
 from sampan.kube.patch.fields import Fields, Path
@@ -96,7 +97,8 @@ def unmanaged(obj: Any) -> Any:
 
 def changes(schema: Schema, before: Object | None, after: Object) -> tuple[list[Path], list[Path]]:
     """(set, removed) between two objects, as far as fields are owned at all."""
-    return sets.compare(schema, unmanaged(before) if before else {}, unmanaged(after))
+    empty: Object = {"metadata": {}}  # there from the start
+    return sets.compare(schema, {**empty, **unmanaged(before or zeros.of(schema))}, {**empty, **unmanaged(after)})
 
 
 def is_reset(entries: Any) -> bool:

@@ -7,7 +7,7 @@ from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, maps
 from sampan.kube.objects import Object
 
 GROUP = "rbac.authorization.k8s.io"
-_SUBJECTS = ("Group", "ServiceAccount", "User")
+_SUBJECTS = ("ServiceAccount", "User", "Group")
 
 
 class Role(TableStrategy):

@@ -1,0 +1,72 @@
+"""What a built-in kind says and leaves out: a structure is never left out, only empty; nor is a required number; an
+empty list or map is, unless it is required.
+
+What Go's encoding of the types does is seen in every answer (`status: {}`, `resources: {}`), and in managedFields,
+where what was there from the start is owned by nobody.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampan.kube.schema import Schema
+
+_ZEROS: dict[int, list[tuple[str, Schema, Any]]] = {}
+
+
+def _fields(schema: Schema) -> list[tuple[str, Schema, Any]]:
+    """(name, schema, zero) of the fields never left out; text is, where it would only say that it is missing."""
+    key = id(schema.properties)  # shared by all nodes of a definition, and kept by the library
+    found = _ZEROS.get(key)
+    if found is None:
+        found = _ZEROS[key] = [
+            (name, child, child.default)
+            for name, child in schema.properties.items()
+            if not child.structural
+            and (child.default == {} or (child.default.__class__ in (int, bool) and not child.default))
+        ]
+    return found
+
+
+def settle(schema: Schema, value: Any) -> None:
+    """Add to `value`, in place, the fields it lacks that its kind always has; remove the empty ones it never shows."""
+    if isinstance(value, dict):
+        if schema.structural:
+            return
+        properties, values = schema.properties, schema.values
+        for name, _, zero in _fields(schema):
+            if value.get(name) is None:
+                value[name] = {} if zero == {} else zero
+        empty = []
+        for name, item in value.items():
+            if isinstance(item, (dict, list)):
+                inner = properties.get(name) or values
+                if inner is not None:
+                    if not item and name in properties and name not in schema.required and _is_collection(inner):
+                        empty.append(name)
+                    else:
+                        settle(inner, item)
+        for name in empty:
+            del value[name]
+    elif isinstance(value, list):
+        items = schema.items
+        for item in value:
+            if isinstance(item, (dict, list)):
+                settle(items, item)
+
+
+def _is_collection(schema: Schema) -> bool:
+    """Whether it is a list or a map, and not a structure."""
+    return schema.type == "array" or (schema.type == "object" and not schema.open and not schema.properties)
+
+
+def of(schema: Schema) -> dict[str, Any]:
+    """An object of the kind in which nothing is set. Required lists are null."""
+    made: dict[str, Any] = {}
+    for name, child, zero in _fields(schema):
+        made[name] = of(child) if zero == {} else zero
+    for name in schema.required:
+        child_schema = schema.properties.get(name)
+        if child_schema is not None and child_schema.type == "array":
+            made[name] = None
+    return made
