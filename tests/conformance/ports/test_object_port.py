@@ -497,7 +497,7 @@ def test_credentials_come_from_the_environment_or_the_role(strict: Strict, way: 
             key["secret-key"],
             strict.server.uri,
             way,
-            key.get("session-token", ""),
+            token,
         ],
         env=environment,
         capture_output=True,
