@@ -127,6 +127,7 @@ class Runner:
             gc.set_threshold(10_000, 20, 20)
             code = await self._until()
         await self._stop()
+        self.watchdog.leave(code)
         return code
 
     async def _start(self) -> int | None:
@@ -175,5 +176,4 @@ class Runner:
         if served:
             await asyncio.sleep(drain_seconds())
         await self.process.stop(begun + STOP_SECONDS, self.middleware.flush)
-        self.watchdog.stop()
         log.info("stopped", extra={"seconds": round(time.monotonic() - begun, 3)})
