@@ -70,12 +70,42 @@ def parser() -> argparse.ArgumentParser:
     proto.add_argument("target", nargs="?", default=".", help="directory their imports start from (.)")
     proto.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
 
+    backup = command("backup", "Write a backup of one database to a file or a bucket.")
+    backup.add_argument("name", help="a database of the running system, or one this process is bound to")
+    backup.add_argument("--to", default=".", metavar="PLACE", help="a directory, or the URL of a bucket (.)")
+    backup.add_argument("--keep", type=int, default=0, metavar="N", help="delete all but the newest N there (keep all)")
+
+    restore = command("restore", "Put a backup in the place of a database, whole or not at all.")
+    restore.add_argument("name", help="as for backup")
+    restore.add_argument("file", help="a file, or its URL in a bucket")
+    restore.add_argument("--replace", action="store_true", help="even where the database is not empty")
+    restore.add_argument("--verify", action="store_true", help="only prove it, in a scratch database")
+
     for name, help_ in (
         ("serve", "Run one service (in a pod; SAMPAN_APP names the application)."),
         ("run", "Run one job to its end (in a pod)."),
         ("migrate", "Bring one database to its newest revision (in a pod)."),
     ):
-        command(name, help_, state=False).add_argument("name")
+        made = command(name, help_, state=False)
+        made.add_argument("name")
+        if name == "migrate":
+            made.add_argument("--status", action="store_true", help="only say where it stands; 1 when it needs to")
+    issuer = command("issuer", "Run the development issuer: tokens for local work, from loopback only.")
+    issuer.add_argument("--host", help="a loopback address (127.0.0.1)")
+    issuer.add_argument("--port", type=int, help="where to listen, 0 for a free port (9400)")
+
+    token = command("token", "Print a token of the development issuer.")
+    token.add_argument("--subject", required=True, metavar="NAME", help="who it is of")
+    token.add_argument("--scope", action="append", default=[], help="what it may (repeat for more)")
+    token.add_argument("--audience", action="append", metavar="NAME", help="whom it is for (sampan)")
+    token.add_argument("--seconds", type=int, default=3600, help="how long it is good (3600)")
+    token.add_argument("--issuer", metavar="URL", help="whose it is (the one that ran here last)")
+
+    audit = command("audit", "Look at audit logs.", state=False).add_subparsers(dest="action", required=True)
+    verify = audit.add_parser("verify", help="Say whether an audit log is whole, or its first bad line.")
+    verify.add_argument("file", help="the log; its earlier files are found beside it")
+    verify.add_argument("--head", metavar="NUMBER:MAC", help="a head from elsewhere that must lie on the chain")
+    verify.add_argument("--key-file", metavar="FILE", help="the key it was sealed with")
     return top
 
 
@@ -140,9 +170,39 @@ def _run_job(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
-    from sampan.service.migrate import migrate
+    from sampan.service.migrate import migrate, status
 
-    return migrate(arguments.name)
+    return status(arguments.name) if arguments.status else migrate(arguments.name)
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from sampan.cli.backup import backup
+
+    return backup(arguments)
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from sampan.cli.backup import restore
+
+    return restore(arguments)
+
+
+def _issuer(arguments: argparse.Namespace) -> int:
+    from sampan.cli.security import issuer
+
+    return issuer(arguments)
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    from sampan.cli.security import token
+
+    return token(arguments)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from sampan.cli.security import audit
+
+    return audit(arguments)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -157,6 +217,11 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "serve": _serve,
     "run": _run_job,
     "migrate": _migrate,
+    "backup": _backup,
+    "restore": _restore,
+    "issuer": _issuer,
+    "token": _token,
+    "audit": _audit,
 }
 
 

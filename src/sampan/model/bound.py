@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -36,7 +36,7 @@ class Reading(Protocol):
 
     def value(self, type: type[T], sql: str, /, **parameters: Any) -> Awaitable[T]: ...
 
-    def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncIterator[T]: ...
+    def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncGenerator[T]: ...
 
 
 class Queries(Reading, Protocol):

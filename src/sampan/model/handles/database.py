@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sampan.model.handles.base import Grant, Handle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -71,7 +71,7 @@ class Database(Handle):
         bound: BoundDatabase = self._need()
         return bound.value(type, sql, **parameters)
 
-    def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncIterator[T]:
+    def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncGenerator[T]:
         """Row by row, without holding them all. Close it (`contextlib.aclosing`) when leaving early."""
         bound: BoundDatabase = self._need()
         return bound.stream(type, sql, **parameters)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, TypeVar
 
 from sampan.model.data import DatabaseError, Unavailable
@@ -117,7 +117,7 @@ class Replicas(Reads):
             if replica.core is core:
                 replica.usable, replica.looked = False, time.monotonic()
 
-    async def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncIterator[T]:
+    async def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncGenerator[T]:
         async for row in Reads(await self._choose()).stream(type, sql, **parameters):
             yield row
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -186,7 +186,7 @@ class Reads(Queries):
     async def _run(self, statement: Statement, parameters: Mapping[str, Any]) -> Result:
         return await self.core.run(statement, statement.arguments(parameters, self.core.encoders))
 
-    async def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncIterator[T]:
+    async def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncGenerator[T]:
         core = self.core
         slot = await core.pool.take()
         try:
@@ -337,7 +337,7 @@ class Transaction(Queries):
             self.core.fail(error)
             raise
 
-    async def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncIterator[T]:
+    async def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncGenerator[T]:
         slot = self._enter()
         self._busy = True
         try:
