@@ -74,6 +74,7 @@ async def bad():
     raise ValueError("bad job")
 
 async def long():
+    print("begun", flush=True)
     await asyncio.sleep(60)
 """
 REVISION = """
@@ -177,10 +178,11 @@ def test_jobs_and_their_ends(directory: Path, environment: dict[str, str]) -> No
     assert code == 1 and "job failed: bad job" in output
     code, output = finish(JOB, "nosuch", directory, environment)
     assert code == 2 and "there are: bad, count, long, plain" in output
-    process = subprocess.Popen(command(JOB, "long"), cwd=directory, env=environment)
-    time.sleep(1.5)
+    process = subprocess.Popen(command(JOB, "long"), cwd=directory, env=environment, stdout=subprocess.PIPE)
+    assert process.stdout is not None and b"begun" in process.stdout.readline()
     process.terminate()
-    assert process.wait(10) == 143
+    assert process.wait(20) == 143
+    process.stdout.close()
 
 
 def test_graceful_stop_with_a_request_in_flight(directory: Path, environment: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ log = logging.getLogger("sampan.loop")
 STUCK_SECONDS: Final = 10.0
 _BLOCKED_SECONDS: Final = 0.25
 _WARN_EVERY: Final = 10.0
+_LEAVING: Final = 1.0
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -45,8 +46,7 @@ class Watchdog:
         self.every = 0.05 if development else 0.5
         self._ticked = self._due = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
-        self._over = threading.Event()
-        self._deadline = float("inf")
+        self._deadline, self._code = float("inf"), 1
         self._watched = threading.get_ident()
 
     def start(self) -> None:
@@ -56,14 +56,16 @@ class Watchdog:
         self._next()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def end_by(self, deadline: float) -> None:
-        """May be called from a signal handler."""
-        self._deadline = deadline
+    def end_by(self, deadline: float, code: int = 1) -> None:
+        """End the process with `code` if it still lives at `deadline`. May be called from a signal handler."""
+        self._deadline, self._code = deadline, code
 
-    def stop(self) -> None:
-        self._over.set()
+    def leave(self, code: int) -> None:
+        """All is stopped: the interpreter has a second to end, whatever tasks and threads would not."""
         if self._timer is not None:
             self._timer.cancel()
+        self.development, self.limit = False, float("inf")
+        self.end_by(time.monotonic() + _LEAVING, code)
 
     def _next(self) -> None:
         self._due = time.monotonic() + self.every
@@ -76,10 +78,11 @@ class Watchdog:
 
     def _watch(self) -> None:
         reported, warned = 0.0, -_WARN_EVERY
-        while not self._over.wait(min(self.every, self.limit / 4)):
+        while True:
+            time.sleep(min(self.every, self.limit / 4))
             now, ticked = time.monotonic(), self._ticked
             if now > self._deadline:
-                _end()
+                _end(self._code)
             silent = now - ticked - self.every
             if silent > self.limit and reported != ticked:
                 reported = ticked
@@ -98,7 +101,7 @@ class Watchdog:
         return "".join(traceback.format_stack(frame)[-30:]) if frame is not None else ""
 
 
-def _end() -> None:
+def _end(code: int) -> None:
     # past logging, whose locks the thread that hangs may hold
-    os.write(2, b"sampan: not stopped in time: ending\n")
-    os._exit(1)
+    os.write(2, b"sampan: ending, with something that would not\n" if code == 0 else b"sampan: not stopped in time\n")
+    os._exit(code)
