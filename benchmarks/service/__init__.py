@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from benchmarks import Row
 
-MODULES = ("http", "messages", "calls")
+MODULES = ("http", "start", "messages", "calls", "cache")
 
 
 def run() -> Iterable[Row]:

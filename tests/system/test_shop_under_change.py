@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.system.harness import ROOT, System, until
+from tests.system.harness import ROOT, System, listeners, until
 from tests.system.load import Load, final_states
 
 pytestmark = pytest.mark.timeout(180)
@@ -67,16 +65,7 @@ def processes_of(shop: System, name: str) -> list[int]:
     """Host process ids of one pod of `name`: those that listen at its address."""
     pods = shop.objects("pods", "-n", "shop", "-l", f"app.kubernetes.io/name={name}")
     assert pods, f"no pod of {name}"
-    packed = socket.inet_aton(pods[0]["status"]["podIP"])[::-1].hex().upper()
-    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    inodes = {f"socket:[{row[9]}]" for row in rows if row[1].startswith(f"{packed}:") and row[3] == "0A"}
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and any(str(link.readlink()) in inodes for link in (entry / "fd").iterdir()):
-                found.append(int(entry.name))
-        except OSError:
-            continue
+    found = listeners(pods[0]["status"]["podIP"])
     assert found, f"no process of {name}"
     return found
 
