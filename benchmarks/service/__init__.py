@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from benchmarks import Row
 
-MODULES = ("http", "start", "messages", "calls", "cache")
+MODULES = ("http", "start", "messages", "calls", "cache", "rpc")
 
 
 def run() -> Iterable[Row]:

@@ -20,6 +20,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 _PASSED_ON: Final = frozenset({"www-authenticate", "retry-after", "ratelimit", "ratelimit-policy"})
 
 
+@functools.lru_cache(maxsize=1024)
 def peer_address(peer: str) -> tuple[str, int] | None:
     """Host and port of `ipv4:127.0.0.1:60840` or `ipv6:%5B::1%5D:60840`; None for anything else."""
     family, _, rest = peer.partition(":")

@@ -23,17 +23,33 @@ import msgspec
 
 from sampan.service.http.middleware import Guard, Refusal, Scope
 from sampan.service.rpc import codes, guarding
-from sampan.service.rpc.codes import DRAINING
+from sampan.service.rpc.codes import DRAINING, NAMES
 from sampan.service.telemetry import tracing
-from sampan.service.telemetry.context import REQUEST_ID, Context, from_headers
+from sampan.service.telemetry.context import (
+    B3,
+    B3_FLAGS,
+    B3_SAMPLED,
+    B3_SPAN,
+    B3_TRACE,
+    BAGGAGE,
+    REQUEST_ID,
+    TRACEPARENT,
+    TRACESTATE,
+    Context,
+    from_headers,
+)
 from sampan.service.telemetry.logs import Output, timestamp
 from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.rpc")
 
 _FLUSH_SECONDS: Final = 0.05
+_CLOSE_TO: Final = 0.05  # seconds: the core's clock and ours are not one
 _FLUSH_COUNT: Final = 512
 _OK: Final = grpc.StatusCode.OK
+_READ: Final = frozenset(
+    {TRACEPARENT, TRACESTATE, BAGGAGE, REQUEST_ID, B3, B3_TRACE, B3_SPAN, B3_SAMPLED, B3_FLAGS, "user-agent"}
+)
 _MESSAGES: Final = {
     grpc.StatusCode.UNAVAILABLE: "a service or store this call needs is not available",
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline exceeded",
@@ -116,11 +132,8 @@ class Calls:
                 for guard in guards:
                     await _ask(guard, scope, context, rpc)
                     entered += 1
-            if context.deadline is None:
-                response = await behaviour(argument, rpc)
-            else:
-                async with asyncio.timeout(context.remaining()):
-                    response = await behaviour(argument, rpc)
+            # gRPC's core ends the call at its deadline, by cancelling this task; even when the caller is gone
+            response = await behaviour(argument, rpc)
             code = codes.known(rpc.code())
             return response
         except grpc.aio.AbortError:  # the handler, or a guard, has given the status itself
@@ -132,20 +145,20 @@ class Calls:
                 span.fail(failure)
             await _answer(failure, code, method, rpc)
         except BaseException:  # the caller went away or its time is up, or this process ends
-            overdue = context.deadline is not None and context.deadline <= time.monotonic()
+            overdue = context.deadline is not None and context.deadline - _CLOSE_TO <= time.monotonic()
             code = grpc.StatusCode.DEADLINE_EXCEEDED if overdue else grpc.StatusCode.CANCELLED
             error = "cancelled"
             raise
         finally:
             self.in_flight -= 1
             seconds = time.perf_counter() - clock
-            span.set("rpc.response.status_code", code.name)
+            span.set("rpc.response.status_code", NAMES[code])
             if code in codes.SERVER_ERRORS and not span.error:
-                span.fail(code.name)
+                span.fail(NAMES[code])
             span.__exit__(None, None, None)
             for guard in guards[:entered]:
                 guard.leave(scope, context, codes.HTTP[code], seconds)
-            self.requests.add(*names, code.name)
+            self.requests.add(*names, NAMES[code])
             self.durations.observe(seconds, *names)
             self._record(Served(context, method, code, started, seconds, rpc.peer(), agent, error))
 
@@ -262,14 +275,12 @@ def _asynchronous(method: str, behaviour: Any) -> Callable[[Any, Any], Any]:
 
 def _context(metadata: guarding.Metadata, remaining: float | None) -> tuple[Context, str]:
     """The context of a call and its user agent. `remaining` seconds until its deadline."""
-    found = {name: value for name, value in metadata if isinstance(value, str)}
+    found: dict[str, Any] = {name: value for name, value in metadata if name in _READ}
     request_id = found.get(REQUEST_ID, "")
     if len(request_id) > 128:
         del found[REQUEST_ID]
     context = from_headers(found)
-    if remaining is not None:
-        deadline = time.monotonic() + remaining
-        context.deadline = deadline if context.deadline is None else min(deadline, context.deadline)
+    context.deadline = None if remaining is None else time.monotonic() + remaining
     return context, found.get("user-agent", "")
 
 
@@ -296,7 +307,7 @@ async def _answer(failure: Exception, code: grpc.StatusCode, method: str, rpc: A
         log.error("call of %s failed: %s", method, failure, exc_info=failure)
         message = "internal error"
     elif codes.HTTP[code] > 500:
-        log.warning("call of %s not served: %s", method, str(failure) or code.name.lower())
+        log.warning("call of %s not served: %s", method, str(failure) or NAMES[code].lower())
         message = _MESSAGES[code]
     else:
         message = str(failure)[:1000]
@@ -351,7 +362,7 @@ def access_line(served: Served, identity: dict[str, str]) -> bytes:
     attributes = _Attributes(
         "grpc",
         served.method[1:],
-        code.name,
+        NAMES[code],
         round(served.duration * 1000, 3),
         address[0] if address else "",
         served.user_agent,
@@ -362,7 +373,7 @@ def access_line(served: Served, identity: dict[str, str]) -> bytes:
         _Line(
             timestamp(served.start + served.duration),
             "ERROR" if status >= 500 and status not in (501, 503) else "INFO",
-            f"gRPC {served.method} {code.name}",
+            f"gRPC {served.method} {NAMES[code]}",
             attributes,
             context.trace_id,
             context.span_id,
