@@ -18,17 +18,18 @@ import pytest
 from tests.servers.base import free_port, until
 
 SYSTEM = """
-from sampan import Application, Every, Service
+from sampan import Application, Every, Job, Service
 
 web = Service("web", asgi="web:app", background=["parts:crashes", Every(0.05, "parts:beat")],
               readiness_checks=["parts:licence"])
 hangs = Service("hangs", asgi="web:app", background=["parts:stubborn"])
 fails = Service("fails", asgi="web:app", background=["parts:good", "parts:bad"])
 slow = Service("slow", asgi="web:app", background=["parts:late"])
-app = Application("p", services=[web, hangs, fails, slow])
+app = Application("p", services=[web, hangs, fails, slow], jobs=[
+    Job("swallows", run="parts:swallows"), Job("thread", run="parts:thread")])
 """
 PARTS = """
-import asyncio
+import asyncio, time
 from sampan.service.lifecycle import readiness_check
 
 beats = 0
@@ -46,6 +47,18 @@ def licence():
 @readiness_check("warm", required=False)
 async def warm():
     raise RuntimeError("cold")
+
+async def swallows():
+    print('{"part": "begun"}', flush=True)
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+def thread():
+    print('{"part": "begun"}', flush=True)
+    time.sleep(60)
 
 class Part:
     async def start(self): print('{"part": "started"}', flush=True)
@@ -95,9 +108,10 @@ async def app(scope, receive, send):
 class Running:
     """`sampan serve NAME`, after `patch` has changed times that are too long for a test."""
 
-    def __init__(self, directory: Path, name: str, patch: str, environment: dict[str, str]) -> None:
+    def __init__(self, directory: Path, name: str, patch: str, what: str, environment: dict[str, str]) -> None:
         self.port, self.log = free_port(), directory / f"{name}.log"
-        program = f"import sys\nimport sampan.service.main as main\n{patch}\nsys.exit(main.serve({name!r}))"
+        program = f"import sys\nimport sampan.service.main as main, sampan.service.job as job\n{patch}\n"
+        program += f"sys.exit({what}({name!r}))"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program],
@@ -158,8 +172,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         (tmp_path / name).write_text(text)
     started: list[Running] = []
 
-    def run(name: str, patch: str = "", **environment: str) -> Running:
-        started.append(Running(tmp_path, name, patch, environment))
+    def run(name: str, patch: str = "", what: str = "main.serve", **environment: str) -> Running:
+        started.append(Running(tmp_path, name, patch, what, environment))
         return started[-1]
 
     yield run
@@ -258,3 +272,11 @@ def test_kill_leaves_nothing(start: Start) -> None:
     with pytest.raises(ProcessLookupError):
         os.killpg(service.process.pid, 0)
     assert service.get("/health")[0] == 0
+
+
+@pytest.mark.parametrize(("name", "patch"), [("swallows", "job.STOP_SECONDS = 0.5"), ("thread", "")])
+def test_a_job_that_would_not_stop_ends_all_the_same(name: str, patch: str, start: Start) -> None:
+    running = start(name, patch, "job.run_job")
+    until(lambda: "begun" in running.output(), what="begun")
+    running.process.terminate()
+    assert running.process.wait(20) == 143
