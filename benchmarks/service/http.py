@@ -1,181 +1,137 @@
-"""The service process beside bare FastAPI and beside today's usual stack, under load from wrk; and what a start costs.
+"""A fully instrumented service beside bare FastAPI, beside today's usual stack and beside the best one.
 
-Every server is one process on one core, wrk on another where there is one, at `GET /users/42` -> a small typed object.
-Ours is `sampan serve` with everything it always has: trace context, server span, RED metrics, access log, deadline.
+Every server is one process on one core; wrk (or `pace.py`, for the fixed load) on another where there is one, and with
+it the sink that receives the spans. The endpoint is `GET /users/42`, a small typed object. Ours is `sampan serve` with
+everything it always has: trace context, server span, RED metrics, access log, deadline. Every span of ours must have
+reached the sink, or have been counted as dropped, or the run fails.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import Row, compare, median, peer_python, program, row
-from benchmarks.service.harness import AREA, free_port, load, resident, server
+from benchmarks import Row, compare, peer_python, program, row
+from benchmarks.service import stacks
+from benchmarks.service.harness import AREA, free_port, load, pin, resident, server
 
-WEB = """
-from fastapi import FastAPI
-from pydantic import BaseModel
-
-class User(BaseModel):
-    id: int
-    name: str
-    email: str
-
-app = FastAPI()
-
-@app.get("/users/{user_id}")
-async def user(user_id: int) -> User:
-    return User(id=user_id, name="Ada Lovelace", email="ada@example.com")
-
-BODY = b'{"id":42,"name":"Ada Lovelace","email":"ada@example.com"}'
-HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())]
-
-async def raw(scope, receive, send):
-    if scope["type"] == "lifespan":
-        raise RuntimeError
-    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-    await send({"type": "http.response.body", "body": BODY})
-"""
-SYSTEM = """
-from sampan import Application, Service
-
-app = Application("bench", services=[Service("fast", asgi="web:app"), Service("raw", asgi="web:raw")])
-"""
-OURS = "import sys; from sampan.service.main import serve; sys.exit(serve({name!r}))"
-BARE = "import sys, uvicorn; uvicorn.run('web:app', port=int(sys.argv[1]), access_log=False, log_level='error')"
-USUAL = """
-import sys, time
-import structlog, uvicorn
-from opentelemetry import trace
-from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from prometheus_fastapi_instrumentator import Instrumentator
-from web import app
-
-class Nowhere(SpanExporter):
-    def export(self, spans):
-        return SpanExportResult.SUCCESS
-
-provider = TracerProvider()
-provider.add_span_processor(BatchSpanProcessor(Nowhere()))
-trace.set_tracer_provider(provider)
-structlog.configure(
-    processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
-    logger_factory=structlog.WriteLoggerFactory(file=open("/dev/null", "w")),
-    cache_logger_on_first_use=True,
-)
-log = structlog.get_logger()
-
-@app.middleware("http")
-async def access(request, call_next):
-    started = time.perf_counter()
-    response = await call_next(request)
-    span = trace.get_current_span().get_span_context()
-    log.info("request", method=request.method, path=request.url.path, status=response.status_code,
-             duration=time.perf_counter() - started, trace_id=format(span.trace_id, "032x"))
-    return response
-
-Instrumentator().instrument(app).expose(app)
-FastAPIInstrumentor.instrument_app(app)
-uvicorn.run(app, port=int(sys.argv[1]), access_log=False, log_level="error")
-"""
-USUAL_PACKAGES = (
-    "fastapi",
-    "uvicorn",
-    "httptools",
-    "uvloop",
-    "structlog",
-    "opentelemetry-sdk",
-    "opentelemetry-instrumentation-fastapi",
-    "prometheus-fastapi-instrumentator",
-)
-FORK = """
-import os, signal, sys, time, urllib.request, gc
-import sampan.service.preload
-gc.collect(); gc.freeze()
-started = time.perf_counter()
-child = os.fork()
-if child == 0:
-    from sampan.service.main import serve
-    os._exit(serve("fast"))
-while True:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{os.environ['PORT']}/ready", timeout=1)
-        break
-    except OSError:
-        time.sleep(0.001)
-print(time.perf_counter() - started)
-os.kill(child, signal.SIGTERM)
-os.waitpid(child, 0)
-"""
+HERE = Path(__file__).parent
+MORE: dict[str, Any] = {"more_is_better": True}
+ROUNDS = 3
 
 
 def run() -> Iterable[Row]:
-    with tempfile.TemporaryDirectory() as made:
-        directory = Path(made)
-        (directory / "web.py").write_text(WEB)
-        (directory / "system.py").write_text(SYSTEM)
-        yield from starting(directory)
-        yield from requests(directory)
-
-
-def requests(directory: Path) -> Iterator[Row]:
     wrk = program("wrk", "apt-get install wrk")
-    with (
-        server(directory, OURS.format(name="fast")) as (fast, fast_pid),
-        server(directory, OURS.format(name="raw")) as (raw, _),
-        server(directory, BARE) as (bare, bare_pid),
-    ):
+    with tempfile.TemporaryDirectory() as made, sink() as told:
+        directory = Path(made)
+        (directory / "web.py").write_text(stacks.WEB)
+        (directory / "system.py").write_text(stacks.SYSTEM)
+        export = {"OTEL_EXPORTER_OTLP_ENDPOINT": told, "OTEL_SERVICE_NAME": "bench"}
+        ours = stacks.OURS.format(name="fast")
+        with server(directory, ours, environment=export) as fast:
+            yield from beside_bare(directory, wrk, fast)
+            yield from beside_stacks(directory, wrk, fast, export)
+            settle(fast[0], told)
+        with (
+            server(directory, stacks.OURS.format(name="raw"), environment=export) as raw,
+            server(directory, stacks.BARE) as bare,
+        ):
+            mine, theirs = compare(lambda: load(wrk, raw[0]), lambda: load(wrk, bare[0]), ROUNDS)
+            name = "raw ASGI, instrumented"
+            yield row(AREA, name, mine, "requests/s", peer="FastAPI, bare", peer_value=theirs, **MORE)
+
+
+@contextlib.contextmanager
+def sink() -> Iterator[str]:
+    """The address of a receiver of spans, on the core of the load."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, str(HERE / "sink.py"), str(port)], preexec_fn=pin(1))  # noqa: PLW1509
+    try:
+        for _ in range(500):
+            with contextlib.suppress(OSError):
+                got(f"http://127.0.0.1:{port}/")
+                break
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def got(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        body: bytes = answer.read()
+    return body.decode()
+
+
+def totals(port: int) -> dict[str, float]:
+    """The sums of all series of each metric of a service of ours."""
+    found: dict[str, float] = {}
+    for line in got(f"http://127.0.0.1:{port}/metrics").splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            name = name.partition("{")[0]
+            found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
+def settle(port: int, told: str) -> None:
+    """Wait until every request's span is accounted for. RuntimeError when some are not."""
+    for _ in range(100):
+        found = totals(port)
+        sent, lost = found["telemetry_exported_total"], found.get("telemetry_dropped_total", 0.0)
+        if sent + lost >= found["http_requests_total"] and float(got(told)) >= sent:
+            if lost > 0.001 * sent:
+                raise RuntimeError(f"{lost:.0f} spans were dropped, {sent:.0f} sent")
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"requests and spans do not agree: {found}")
+
+
+def beside_bare(directory: Path, wrk: str, fast: tuple[int, int]) -> Iterator[Row]:
+    with server(directory, stacks.BARE) as bare:
         late: tuple[list[float], list[float]] = ([], [])
-        ours, peer = compare(lambda: load(wrk, fast, late[0]), lambda: load(wrk, bare, late[1]), 5)
-        more: dict[str, Any] = {"more_is_better": True}
-        yield row(AREA, "instrumented/bare", ours, "requests/s", peer="FastAPI, bare", peer_value=peer, **more)
-        mine, theirs = sorted(late[0])[len(late[0]) // 2], sorted(late[1])[len(late[1]) // 2]
+        ours, peer = compare(lambda: load(wrk, fast[0], late[0]), lambda: load(wrk, bare[0], late[1]), 5)
+        yield row(AREA, "instrumented/bare", ours, "requests/s", peer="FastAPI, bare", peer_value=peer, **MORE)
+        mine, theirs = statistics.median(late[0]), statistics.median(late[1])
         yield row(AREA, "instrumented/bare, p99 at saturation", mine, "ms", peer="FastAPI, bare", peer_value=theirs)
-        ours, peer = compare(lambda: load(wrk, raw), lambda: load(wrk, bare), 3)
-        yield row(AREA, "raw ASGI, instrumented", ours, "requests/s", peer="FastAPI, bare", peer_value=peer, **more)
-        mine, theirs = resident(fast_pid), resident(bare_pid)
+        mine, theirs = compare(lambda: paced(fast[0], peer / 2), lambda: paced(bare[0], peer / 2), 5, warm_up=0)
+        yield row(AREA, "instrumented/bare, p99 at half load", mine, "ms", peer="FastAPI, bare", peer_value=theirs)
+        mine, theirs = resident(fast[1]), resident(bare[1])
         yield row(AREA, "memory after load", mine, "MiB", peer="FastAPI, bare", peer_value=theirs)
-        usual_python = peer_python("service-usual", USUAL_PACKAGES)
-        with server(directory, USUAL, usual_python) as (usual, _):
-            late = ([], [])
-            ours, peer = compare(lambda: load(wrk, fast, late[0]), lambda: load(wrk, usual, late[1]), 5)
-            stack = "FastAPI + OTel + Prometheus + structlog"
-            yield row(AREA, "instrumented/usual-stack", ours, "requests/s", peer=stack, peer_value=peer, **more)
-            mine, theirs = sorted(late[0])[len(late[0]) // 2], sorted(late[1])[len(late[1]) // 2]
-            yield row(AREA, "instrumented/usual-stack, p99", mine, "ms", peer=stack, peer_value=theirs)
 
 
-def starting(directory: Path) -> Iterator[Row]:
-    def fork() -> float:
-        environment = {
-            **os.environ,
-            **{"PORT": str(free_port()), "SAMPAN_APP": "system:app", "SAMPAN_POD_IP": "127.0.0.1"},
-            "SAMPAN_DRAIN_SECONDS": "0",
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", FORK], cwd=directory, env=environment, capture_output=True, timeout=60, check=True
-        )
-        return float(next(line for line in done.stdout.decode().splitlines() if not line.startswith("{")))
+def paced(port: int, rate: float) -> float:
+    """The p99 in ms at `rate` requests a second."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "pace.py"), str(port), str(rate), "2"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        preexec_fn=pin(1),
+    )
+    return float(json.loads(done.stdout)["p99"])
 
-    yield row(AREA, "start, from a warm parent to ready", median(fork, 3) * 1000, "ms")
 
-    def cold() -> float:
-        started = time.perf_counter()
-        with server(directory, OURS.format(name="fast")):
-            return time.perf_counter() - started
-
-    def cold_bare() -> float:
-        started = time.perf_counter()
-        with server(directory, BARE):
-            return time.perf_counter() - started
-
-    ours, peer = compare(cold, cold_bare, 3)
-    yield row(AREA, "start, cold, to the first answer", ours * 1000, "ms", peer="FastAPI, bare", peer_value=peer * 1000)
+def beside_stacks(directory: Path, wrk: str, fast: tuple[int, int], export: dict[str, str]) -> Iterator[Row]:
+    python = peer_python("service-stacks", stacks.PACKAGES)
+    for name, code, peer_name in (
+        ("usual-stack", stacks.USUAL, "FastAPI + OTel + Prometheus + structlog"),
+        ("best-stack", stacks.BEST, "FastAPI's own OTel + Prometheus + structlog"),
+    ):
+        with server(directory, code, python, environment=export) as theirs:
+            ours, peer = compare(partial(load, wrk, fast[0]), partial(load, wrk, theirs[0]), ROUNDS)
+            yield row(AREA, f"instrumented/{name}", ours, "requests/s", peer=peer_name, peer_value=peer, **MORE)
+            mine, held = resident(fast[1]), resident(theirs[1])
+            yield row(AREA, f"memory after load, beside the {name}", mine, "MiB", peer=peer_name, peer_value=held)

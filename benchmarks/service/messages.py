@@ -48,8 +48,8 @@ async def _messages(uri: str, directory: Path) -> tuple[float, float, float, flo
 
     from sampan.service.bindings import Binding
     from sampan.service.data.database import SqlDatabase
-    from sampan.service.messaging.nats import NatsBroker
     from sampan.service.messaging.consumer import Consumer
+    from sampan.service.messaging.nats import NatsBroker
     from sampan.service.messaging.outbox import Relay
     from sampan.service.messaging.topic import BrokerTopic
     from sampan.service.telemetry.metrics import Registry
