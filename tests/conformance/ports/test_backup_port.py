@@ -138,7 +138,7 @@ async def test_a_damaged_file_is_refused_before_anything_is_touched(
     middle = whole.index(b"dump") + 1500
     for number, damaged in enumerate(
         (
-            whole[: len(whole) // 2],
+            whole[:middle],
             whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
             b"not a backup",
             b"",

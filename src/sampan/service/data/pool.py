@@ -32,7 +32,7 @@ Result = tuple[tuple[str, ...], Sequence[tuple[Any, ...]], int, int]
 class Slot:
     """A connection of the pool. `dirty`: something was cut off on it; `record` belongs to SQLAlchemy."""
 
-    __slots__ = ("dirty", "opened", "prepared", "raw", "record", "used")
+    __slots__ = ("dirty", "opened", "prepared", "raw", "record", "used", "work")
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
@@ -40,6 +40,7 @@ class Slot:
         self.dirty = False
         self.prepared: dict[str, Any] = {}
         self.record: Any = None
+        self.work: asyncio.Future[Result] | None = None  # a statement that its caller may not wait for any longer
 
 
 class Driver(Protocol):
@@ -136,7 +137,7 @@ class ConnectionPool:
             slot = self.idle.pop()
             if self.driver.alive(slot) and slot.used - slot.opened < self.recycle:
                 return slot
-            self._discard(slot)
+            self.discard(slot)
         return None
 
     async def take(self) -> Slot:
@@ -210,7 +211,10 @@ class ConnectionPool:
 
     def give(self, slot: Slot) -> None:
         """Take `slot` back. What is not clean is mended in the background first."""
-        if slot.dirty or not self.driver.clean(slot):
+        if not slot.dirty and not self.driver.alive(slot):
+            self._errors.add(self.name, "replaced")
+            self.discard(slot)
+        elif slot.dirty or not self.driver.clean(slot):
             self._spawn(self._repair(slot))
         else:
             self._put(slot)
@@ -218,7 +222,7 @@ class ConnectionPool:
     def _put(self, slot: Slot) -> None:
         slot.used = time.monotonic()
         if self._closed:
-            self._discard(slot)
+            self.discard(slot)
             return
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -227,11 +231,13 @@ class ConnectionPool:
                 return
         self.idle.append(slot)
 
-    def discard(self, slot: Slot) -> None:
-        """Close a connection in use that nobody may use again."""
-        self._discard(slot)
+    def doubt(self) -> None:
+        """One connection was found broken: those that lie idle are likely to be so too."""
+        while self.idle:
+            self.discard(self.idle.pop())
 
-    def _discard(self, slot: Slot) -> None:
+    def discard(self, slot: Slot) -> None:
+        """Close a connection that nobody may use again."""
         self._spawn(self._close(slot))
         self.total -= 1
         self._free_place(counted=False)
@@ -250,6 +256,10 @@ class ConnectionPool:
     async def _repair(self, slot: Slot) -> None:
         try:
             async with asyncio.timeout(_REPAIR_SECONDS):
+                if slot.work is not None:
+                    slot.work.cancel()
+                    await asyncio.wait({slot.work})
+                    slot.work = None
                 sound = await self.driver.repair(slot)
         except Exception as error:
             log.debug("a connection of %s was not mended: %s", self.name, error)
@@ -259,7 +269,7 @@ class ConnectionPool:
             self._put(slot)
         else:
             self._errors.add(self.name, "replaced")
-            self._discard(slot)
+            self.discard(slot)
 
     async def _close(self, slot: Slot) -> None:
         try:
@@ -276,7 +286,7 @@ class ConnectionPool:
     async def close(self) -> None:
         self._closed = True
         while self.idle:
-            self._discard(self.idle.pop())
+            self.discard(self.idle.pop())
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._closed = False  # a handle that is used again opens anew, as SQLAlchemy's engines do

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -23,7 +22,6 @@ from sampan.model.data import (
 from sampan.service.data.pool import Result, Slot
 
 _STREAMED: Final = 200
-_LOOK_AFTER_SECONDS: Final = 1.0
 _IDLE: Final = TransactionStatus.IDLE
 _CONFLICTS: Final = frozenset({"40001", "40P01", "55P03"})
 # whose message quotes a value: class 22 (data exceptions)
@@ -100,7 +98,7 @@ class PostgreSQL:
         raw = slot.raw
         if raw.closed:
             return False
-        if time.monotonic() - slot.used < _LOOK_AFTER_SECONDS:
+        if raw.pgconn.transaction_status == TransactionStatus.ACTIVE:
             return True
         # libpq does not watch an idle connection: whatever there is to read on it is its end
         look = select.poll()

@@ -73,6 +73,7 @@ class Core:
                 raise
         finally:
             self.pool.give(slot)
+        self.pool.doubt()
         with self.observer.watch(statement):
             return await self._run(statement, arguments)
 
@@ -89,18 +90,20 @@ class Core:
             self.pool.give(slot)
 
     async def _fetch(self, slot: Slot, statement: Statement, arguments: tuple[Any, ...]) -> Result:
-        context, limit = CURRENT.get(), None
+        context = CURRENT.get()
         try:
             if context is None or context.deadline is None:
                 return await self.driver.fetch(slot, statement.sql, arguments)
-            async with asyncio.timeout(context.remaining()) as limit:
-                return await self.driver.fetch(slot, statement.sql, arguments)
-        except BaseException as error:
-            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
+            # by itself, so that a driver which takes its time to let go delays nobody
+            work = asyncio.ensure_future(self.driver.fetch(slot, statement.sql, arguments))
+            slot.work = work
+            done, _ = await asyncio.wait({work}, timeout=context.remaining())
+            if not done:
                 slot.dirty = True
-                raise DeadlineExceeded(
-                    f"the deadline passed during {statement.verb} on database {self.pool.name!r}"
-                ) from None
+                raise DeadlineExceeded(f"the deadline passed during {statement.verb} on database {self.pool.name!r}")
+            slot.work = None
+            return work.result()
+        except BaseException as error:
             if not isinstance(error, Exception):  # cancelled: what the connection is at is unknown
                 slot.dirty = True
                 raise
@@ -278,6 +281,7 @@ class Transaction(Queries):
                 except Unavailable:
                     if last:
                         raise
+                    pool.doubt()
                     continue
                 raise
         self._slot = slot
