@@ -194,10 +194,18 @@ def broker_uri(request: pytest.FixtureRequest) -> str:
     return server.uri
 
 
-@pytest.fixture(params=BROKERS)
-def own_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with running(start_broker(request.param, tmp_path)) as server:
+@pytest.fixture(scope="session", params=BROKERS)
+def killable_broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(start_broker(request.param, tmp_path_factory.mktemp("killable"))) as server:
         yield server
+
+
+@pytest.fixture
+def own_broker(killable_broker: Server) -> Server:
+    """One that a test may kill; it runs when the test begins."""
+    if killable_broker.process is None or killable_broker.process.poll() is not None:
+        killable_broker.start()
+    return killable_broker
 
 
 @pytest.fixture

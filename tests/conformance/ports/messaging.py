@@ -60,7 +60,7 @@ def new_name() -> str:
 
 
 def topic_on(
-    broker: Broker, name: str, *, key: str = "", partitions: int = 4, groups: tuple[str, ...] = ("g",)
+    broker: Broker, name: str, *, key: str = "", partitions: int = 1, groups: tuple[str, ...] = ("g",)
 ) -> BrokerTopic:
     """A topic, laid out and made known to `broker`."""
     broker.declare(Layout(name, bool(key), partitions, groups))

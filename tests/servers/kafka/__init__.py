@@ -67,7 +67,8 @@ def libraries() -> Path:
 
 def start_kafka(directory: Path, *, advertised: int | None = None) -> Server:
     """`advertised` is the port that clients are told to come to (a proxy's), if not its own."""
-    classpath = f"{libraries()}/*"
+    folder = libraries()
+    classpath, archive = f"{folder}/*", folder / "classes.jsa"
     port, controller, home = free_port(), free_port(), directory / "kafka"
     home.mkdir(parents=True, exist_ok=True)
     properties = home / "server.properties"
@@ -82,5 +83,7 @@ def start_kafka(directory: Path, *, advertised: int | None = None) -> Server:
         capture_output=True,
         timeout=60,
     )
-    command = [*program, "kafka.Kafka", str(properties)]
+    # the first to end in good order leaves its classes behind, loaded; later ones start in half the time
+    share = f"-XX:SharedArchiveFile={archive}" if archive.exists() else f"-XX:ArchiveClassesAtExit={archive}"
+    command = ["java", *JAVA, share, "-cp", classpath, "kafka.Kafka", str(properties)]
     return Server(command, port, directory / "kafka.log", f"kafka://127.0.0.1:{port}", seconds=60)

@@ -47,6 +47,7 @@ MESSAGE_ID: Final = "Nats-Msg-Id"
 DEAD_LETTERS: Final = "DLQ"
 _DUPLICATE_SECONDS: Final = 600.0
 _PULL_SECONDS: Final = 5.0
+_GONE: Final = (10043, 10057)
 _EXISTS: Final = (10058, 10148, 10105, 10013)  # somebody else made it in the meantime
 
 
@@ -213,8 +214,11 @@ class NatsBroker(Broker):
             letters.append(from_headers(topic, group, found.data or b"", headers, handle=after))
 
     async def drop(self, letter: DeadLetter) -> None:
-        with contextlib.suppress(NotFoundError):
+        try:
             await self.js.delete_msg(DEAD_LETTERS, letter.handle)
+        except APIError as error:
+            if error.err_code not in _GONE:
+                raise
 
 
 def consumer_names(layout: Layout, group: str) -> list[str]:
