@@ -197,7 +197,7 @@ async def test_reads_go_to_a_replica_that_follows() -> None:
         assert await db.value(bool, standby) is False
         assert await db.replica.value(bool, standby) is True
         async with asyncio.timeout(10):
-            while await db.replica.value(int, "SELECT count(*) FROM pg_class WHERE relname = 't'") == 0:
+            while await db.replica.value(int, "SELECT count(*) FROM pg_class WHERE relname = 't'") == 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         with pytest.raises(DatabaseError, match="read-only"):
             await db.replica.all(int, "INSERT INTO t (id) VALUES (1) RETURNING id")
