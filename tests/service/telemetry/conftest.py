@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -147,8 +146,8 @@ def exporting() -> Exporting:
         try:
             yield exporter, registry
         finally:
-            tracing.export_to(None)
             await exporter.stop()
+            tracing.export_to(None)
 
     return run
 
@@ -171,7 +170,3 @@ def as_before() -> Iterator[None]:
     SAMPLER.configure()
     tracing.export_to(None)
     imports.forget()
-
-
-def unzip(body: bytes) -> bytes:
-    return gzip.decompress(body)

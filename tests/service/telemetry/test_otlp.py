@@ -59,7 +59,7 @@ def attributes(pairs: Any) -> dict[str, Any]:
     *(st.booleans(), TEXT, st.sampled_from(["", "a=1,b=2"])),
 )
 @settings(max_examples=150, deadline=None)
-def test_every_field_comes_back(  # noqa: PLR0917
+def test_every_field_comes_back(
     trace: str, one: str, two: str, name: str, kind: int, start: float, end: float,
     given_: dict[str, Any], more: dict[str, Any], sampled: bool, error: str, state: str,
 ) -> None:  # fmt: skip
