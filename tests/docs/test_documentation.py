@@ -20,6 +20,11 @@ from tests.system.harness import System, until
 USUAL_ADDRESS = "http://127.0.0.1:8080"
 # Pages whose Python makes one program with files of its own, run by a test of their own.
 RUN_ELSEWHERE = {
+    "docs/guides/configuration.md": "tests/service/configuration/test_guide.py",
+    "docs/guides/lifecycle.md": "tests/service/configuration/test_guide.py",
+    "docs/guides/grpc.md": "tests/conformance/ports/test_rpc_guide.py",
+    "docs/guides/cache.md": "tests/conformance/ports/test_store_guides.py",
+    "docs/guides/objects.md": "tests/conformance/ports/test_store_guides.py",
     "docs/guides/model.md": "tests/model/test_guide.py",
     "docs/guides/service.md": "tests/conformance/ports/test_service_guide.py",
 }
