@@ -18,3 +18,4 @@ class Limits:
     body_rate: int = 240  # bytes a second
     drain: int = 1024 * 1024  # of a body nobody wants, read so that the client can read the answer
     stalled_seconds: int = 60  # without the client taking any of an answer
+    linger_seconds: int = 1  # of a connection whose request was refused

@@ -181,9 +181,12 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self.broken:
-            return
         limits = self.limits
+        if self.broken:
+            self.drained += len(data)
+            if self.drained > limits.drain:
+                self.transport.abort()
+            return
         self.head_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -280,7 +283,7 @@ class Protocol(HttpToolsProtocol):
     def _judge(self, version: str) -> None:
         limits = self.limits
         if version not in ("1.1", "1.0"):
-            raise Fault(505, "HTTP/1.1 is spoken here")
+            raise Fault(505, "version 1.1 of HTTP is spoken here")
         if self.hosts != 1 and (self.hosts or version == "1.1"):
             raise Fault(400, "a request has one Host")
         if self.transfer and (version != "1.1" or self.transfer.lower() != b"chunked"):
@@ -383,7 +386,10 @@ class Protocol(HttpToolsProtocol):
         head = b"HTTP/1.1 %d %b\r\n" % (fault.status, http.HTTPStatus(fault.status).phrase.encode())
         fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(head + fields + body)
-        self.transport.close()
+        # closed at once, with data of the client's unread, the connection would be reset and the answer with it
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(self.limits.linger_seconds, self.transport.close)
 
     def _count(self, reason: str) -> None:
         if self.refused is not None:
