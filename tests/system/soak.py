@@ -45,6 +45,7 @@ class Attempt:
     at: float
     seconds: float
     status: int
+    problem: str = ""
 
 
 @dataclass
@@ -122,7 +123,8 @@ class Load:
                 status = reply.status
         except (aiohttp.ClientError, TimeoutError, OSError) as problem:
             text = repr(problem)
-        self.attempts.append(Attempt(at, self.now() - at, status))
+        wrong = "" if status == 201 else f"{status} {text[:120]}"
+        self.attempts.append(Attempt(at, self.now() - at, status, wrong))
         return status, text
 
 
@@ -145,11 +147,17 @@ class Disturber:
             found = await client.list(kinds.POD, NAMESPACE, labels=f"app.kubernetes.io/name={name}")
         return list(found.items)
 
+    async def _processes(self, name: str) -> set[int]:
+        addresses = [pod["status"].get("podIP") for pod in await self.pods(name)]
+        return {pid for address in addresses if address for pid in listeners(address)}
+
     async def kill(self, name: str) -> None:
         """kill -9 to every process of every pod of `name`, at once."""
-        pods = await self.pods(name)
-        victims = {pid for pod in pods for pid in listeners(pod["status"].get("podIP", ""))}
-        if not victims:
+        for _ in range(100):  # its pod may be starting just now
+            if victims := await self._processes(name):
+                break
+            await asyncio.sleep(0.1)
+        else:
             raise LookupError(f"no process of {name}")
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
@@ -169,9 +177,11 @@ class Disturber:
             await client.patch(kinds.DEPLOYMENT, name, NAMESPACE, patch)
 
     async def proxy(self, name: str) -> None:
-        for pid in self.system.processes():
-            if b"envoy" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:
-                os.kill(pid, signal.SIGKILL)
+        victims = [pid for pid in children(self.system.info["pid"]) if b"envoy" in command(pid)]
+        if not victims:
+            raise LookupError("no process of the proxy")
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
 
     async def cluster(self, name: str) -> None:
         """kill -9 to the cluster, with which every process in it ends; then it is started again."""
@@ -222,6 +232,15 @@ class Disturber:
         except Exception as error:  # told in the report; the load goes on
             restart.problem = f"{type(error).__name__}: {error}"
         restart.ready = now()
+
+
+def children(parent: int) -> list[int]:
+    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+    return [int(pid) for pid in listed.split()]
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
 
 
 def everything() -> list[Restart]:

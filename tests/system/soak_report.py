@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from tests.system.soak import Attempt, Restart, Result
 
 WIDTH, LEFT, RIGHT = 1240, 70, 20
-GOOD, BAD, MIDDLE, SLOW, MARK = "#3a7d5d", "#c8402f", "#1f5fa8", "#e08a1e", "#8a8f98"
+GOOD, BAD, MIDDLE, SLOW = "#3a7d5d", "#c8402f", "#1f5fa8", "#e08a1e"
 
 
 def percentile(values: Sequence[float], part: float) -> float:
@@ -50,6 +51,7 @@ def figures(result: Result) -> dict[str, Any]:
     times = [attempt.seconds for attempt in result.attempts if attempt.status == 201]
     bad = sum(attempt.status != 201 for attempt in result.attempts)
     problems = result.books.problems
+    wrong = Counter(attempt.problem for attempt in result.attempts if attempt.problem)
     return {
         "seconds": result.seconds,
         "rate": result.rate,
@@ -75,6 +77,7 @@ def figures(result: Result) -> dict[str, Any]:
             "error rate": round(bad / max(1, len(result.attempts)), 4),
             "p50": round(percentile(times, 0.5), 4),
             "p99": round(percentile(times, 0.99), 4),
+            "what went wrong": wrong.most_common(12),
             "by status": {
                 str(status): sum(attempt.status == status for attempt in result.attempts)
                 for status in sorted({attempt.status for attempt in result.attempts})
@@ -258,8 +261,9 @@ def page(result: Result) -> str:
         f"{_table(head, restarts)}"
         '<div class="side">'
         f"<div><h2>Orders</h2>{_table((), orders.items())}</div>"
-        f"<div><h2>Requests</h2>{_table((), [(k, v) for k, v in requests.items() if k != 'by status'])}"
-        f"{_table(('status (0: no answer)', 'requests'), requests['by status'].items())}</div></div></html>"
+        f"<div><h2>Requests</h2>{_table((), [(k, v) for k, v in requests.items() if not isinstance(v, (dict, list))])}"
+        f"{_table(('status (0: no answer)', 'requests'), requests['by status'].items())}</div></div>"
+        f"<h2>What went wrong, of requests</h2>{_table((), requests['what went wrong'])}</html>"
     )
 
 
