@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sampan.kube import kinds, openapi, schema
+from sampan.kube import decoding, kinds, openapi, schema
 from sampan.kube.schema import Schema
 
 DEPLOYMENT = schema.load().definition("io.k8s.api.apps.v1.Deployment")
@@ -78,11 +78,11 @@ def test_faults_of_built_in_kinds(spec: dict[str, Any], field: str, reason: str)
 
 
 def test_decoding_faults_read_as_upstreams() -> None:
-    assert schema.decode_fault(DEPLOYMENT, deployment(replicas="3"), "Deployment", "v1") == (
+    assert decoding.decode_fault(DEPLOYMENT, deployment(replicas="3"), "Deployment", "v1") == (
         'Deployment in version "v1" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct '
         "field DeploymentSpec.spec.replicas of type int32"
     )
-    assert schema.decode_fault(DEPLOYMENT, deployment(replicas=3), "Deployment", "v1") is None
+    assert decoding.decode_fault(DEPLOYMENT, deployment(replicas=3), "Deployment", "v1") is None
 
 
 def test_canonical_forms() -> None:

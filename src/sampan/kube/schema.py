@@ -231,13 +231,12 @@ def for_kind(api_version: str, kind: str) -> Schema | None:
 from sampan.kube.validation import (  # noqa: E402 - the checks need the class above
     apply_defaults,
     canonical,
-    decode_fault,
     prune,
     unknown_fields,
     validate,
 )
 
 __all__ = [
-    "ANYTHING", "UNSET", "Library", "Schema", "UnsetType", "apply_defaults", "canonical", "decode_fault", "for_kind",
+    "ANYTHING", "UNSET", "Library", "Schema", "UnsetType", "apply_defaults", "canonical", "for_kind",
     "load", "prune", "unknown_fields", "validate",
 ]  # fmt: skip

@@ -34,13 +34,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
 }
-_GO_TYPES = {"object": "map[string]interface {}", "array": "[]interface {}", "boolean": "bool", "string": "string"}
+GO_TYPES = {"object": "map[string]interface {}", "array": "[]interface {}", "boolean": "bool", "string": "string"}
 _INTEGERS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 _MICRO = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _RESOURCE_FIELDS = ("apiVersion", "kind", "metadata")
 
 
-def _json_type(value: Any) -> str:
+def json_type(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -54,21 +54,21 @@ def _json_type(value: Any) -> str:
     return "integer" if isinstance(value, int) or float(value).is_integer() else "number"
 
 
-def _fits(value: Any, wanted: str) -> bool:
-    found = _json_type(value)
+def fits(value: Any, wanted: str) -> bool:
+    found = json_type(value)
     return found == wanted or (found == "integer" and wanted == "number")
 
 
-def _join(path: str, name: str) -> str:
+def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
 def _under(schema: Schema, path: str, name: str) -> str:
     """A named field is `.name`, a key of a map `[key]`."""
-    return _join(path, name) if name in schema.properties else f"{path}[{name}]"
+    return join(path, name) if name in schema.properties else f"{path}[{name}]"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, bool):
@@ -123,7 +123,7 @@ def _format_fault(schema: Schema, value: str) -> str | None:
             return None
     except (ValueError, binascii.Error):
         pass
-    return f"must be of type {schema.format}: {_shown(value)}"
+    return f"must be of type {schema.format}: {shown(value)}"
 
 
 # -- validation ------------------------------------------------------------------------------------------------------
@@ -149,13 +149,13 @@ def _validate(schema: Schema, value: Any, path: str, causes: list[Cause]) -> Non
         if not isinstance(value, int | str) or isinstance(value, bool):
             _wrong_type(value, "integer,string", path, causes)
             return
-    elif schema.type and not _fits(value, schema.type):
+    elif schema.type and not fits(value, schema.type):
         _wrong_type(value, schema.type, path, causes)
         return
     raw = schema.raw
     if schema.enum is not None and value not in schema.enum:
-        supported = ", ".join(_shown(item) for item in schema.enum)
-        message = f"Unsupported value: {_shown(value)}: supported values: {supported}"
+        supported = ", ".join(shown(item) for item in schema.enum)
+        message = f"Unsupported value: {shown(value)}: supported values: {supported}"
         causes.append(Cause(path, message, "FieldValueNotSupported"))
     if isinstance(value, dict):
         _validate_object(schema, value, path, causes)
@@ -163,12 +163,12 @@ def _validate(schema: Schema, value: Any, path: str, causes: list[Cause]) -> Non
         _validate_list(schema, value, path, causes)
     elif isinstance(value, str):
         if schema.format and (fault := _format_fault(schema, value)):
-            causes.append(Cause(path, f"Invalid value: {_shown(value)}: {_in_body(path)} {fault}"))
+            causes.append(Cause(path, f"Invalid value: {shown(value)}: {_in_body(path)} {fault}"))
         if schema.structural:
             _limits(raw, _STRING_LIMITS, len(value), value, path=path, causes=causes)
             pattern = raw.get("pattern")
             if pattern and not _matches(pattern, value):
-                message = f"Invalid value: {_shown(value)}: {_in_body(path)} should match '{pattern}'"
+                message = f"Invalid value: {shown(value)}: {_in_body(path)} should match '{pattern}'"
                 causes.append(Cause(path, message))
     elif not isinstance(value, bool):
         _validate_number(schema, value, path, causes)
@@ -181,7 +181,7 @@ def _in_body(path: str) -> str:
 
 
 def _wrong_type(value: Any, wanted: str, path: str, causes: list[Cause]) -> None:
-    found = _json_type(value)
+    found = json_type(value)
     message = f'Invalid value: "{found}": {_in_body(path)} must be of type {wanted}: "{found}"'
     causes.append(Cause(path, message, "FieldValueTypeInvalid"))
 
@@ -193,7 +193,7 @@ def _check_quantity(value: Any, path: str, causes: list[Cause]) -> None:
     try:
         quantity.parse(value)
     except quantity.QuantityError as error:
-        causes.append(Cause(path, f"Invalid value: {_shown(value)}: {error}"))
+        causes.append(Cause(path, f"Invalid value: {shown(value)}: {error}"))
 
 
 @lru_cache(maxsize=1024)
@@ -238,7 +238,7 @@ def _limits(
         elif reason == "FieldValueTooMany":
             message = f"Too many: {size}: {text}"
         else:
-            message = f"Invalid value: {_shown(value) if isinstance(value, str) else size}: {_in_body(path)} {text}"
+            message = f"Invalid value: {shown(value) if isinstance(value, str) else size}: {_in_body(path)} {text}"
         causes.append(Cause(path, message, reason))
 
 
@@ -265,7 +265,7 @@ def _validate_number(schema: Schema, value: float, path: str, causes: list[Cause
 def _validate_object(schema: Schema, value: dict[str, Any], path: str, causes: list[Cause]) -> None:
     if schema.required and (schema.structural or not path.startswith("status")):  # built-in status: zeros are left out
         causes += [
-            Cause(_join(path, name), "Required value", "FieldValueRequired")
+            Cause(join(path, name), "Required value", "FieldValueRequired")
             for name in schema.required
             if value.get(name) is None and (name not in value or not schema.structural)
         ]
@@ -273,7 +273,7 @@ def _validate_object(schema: Schema, value: dict[str, Any], path: str, causes: l
         _limits(schema.raw, _OBJECT_LIMITS, len(value), value, path=path, causes=causes)
     if schema.embedded:
         causes += [
-            Cause(_join(path, name), "Required value: must not be empty", "FieldValueRequired")
+            Cause(join(path, name), "Required value: must not be empty", "FieldValueRequired")
             for name in ("apiVersion", "kind")
             if not value.get(name)
         ]
@@ -301,11 +301,11 @@ def _validate_list(schema: Schema, value: list[Any], path: str, causes: list[Cau
             if not isinstance(item, dict):
                 continue
             item = {key: item.get(key, _default(items, key)) for key in schema.list_map_keys}  # noqa: PLW2901
-        text = repr(item)
-        if text in seen:
-            shown = _shown(item) if not isinstance(item, dict) else str(item).replace("'", '"')
-            causes.append(Cause(f"{path}[{index}]", f"Duplicate value: {shown}", "FieldValueDuplicate"))
-        seen.add(text)
+        identity = repr(item)
+        if identity in seen:
+            text = shown(item) if not isinstance(item, dict) else str(item).replace("'", '"')
+            causes.append(Cause(f"{path}[{index}]", f"Duplicate value: {text}", "FieldValueDuplicate"))
+        seen.add(identity)
 
 
 def _default(schema: Schema, key: str) -> Any:
@@ -332,40 +332,6 @@ def _validate_combined(raw: dict[str, Any], value: Any, path: str, causes: list[
         causes.append(Cause(path, f"Invalid value: {_in_body(path)} must not validate the schema (not)"))
 
 
-def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -> str | None:
-    """The message for a body whose types do not fit a built-in kind (upstream answers 400); None when they fit."""
-
-    def walk(node: Schema, value: Any, path: str, owner: str) -> str | None:
-        if value is None or node.open:
-            return None
-        if node.format == "quantity":
-            if isinstance(value, bool | dict | list):
-                return "unmarshalerDecoder: quantities must match the regular expression"
-            return None
-        if node.int_or_string or not node.type:
-            return None
-        if not _fits(value, node.type):
-            found = {"integer": "number", "boolean": "bool"}.get(_json_type(value), _json_type(value))
-            wanted = node.format or _GO_TYPES.get(node.type, node.type)
-            if node.definition:
-                wanted = node.definition.rpartition(".")[2]
-            return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {wanted}"
-        if isinstance(value, dict):
-            name = node.definition.rpartition(".")[2] or owner
-            for key, item in value.items():
-                child = node.child(key)
-                if child is not None and (fault := walk(child, item, _join(path, key), name)):
-                    return fault
-        elif isinstance(value, list):
-            for item in value:
-                if fault := walk(node.items, item, path, owner):
-                    return fault
-        return None
-
-    fault = walk(schema, obj, "", kind)
-    return f'{kind} in version "{version}" cannot be handled as a {kind}: {fault}' if fault else None
-
-
 # -- unknown fields, pruning, defaults, canonical form ---------------------------------------------------------------
 
 
@@ -382,7 +348,7 @@ def unknown_fields(schema: Schema, obj: Any) -> list[str]:
                     child = values
                     if child is None:
                         if not (node.embedded and name in _RESOURCE_FIELDS):
-                            found.append(f'unknown field "{_join(path, name)}"')
+                            found.append(f'unknown field "{join(path, name)}"')
                         continue
                 if item.__class__ is dict or item.__class__ is list:
                     walk(child, item, f"{path}.{name}" if path else name)

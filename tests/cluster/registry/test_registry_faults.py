@@ -290,7 +290,10 @@ BAD: list[tuple[Any, str, Any, list[tuple[str, str]]]] = [
         HPA,
         "spec/maxReplicas",
         0,
-        [("spec.maxReplicas", "Invalid value: 0: must be greater than 0")],
+        [
+            ("spec.maxReplicas", "Required value: must be set and greater than 0"),
+            ("spec.maxReplicas", "Invalid value: 0: must be greater than or equal to `minReplicas`"),
+        ],
     ),
     (
         HPA,

@@ -51,8 +51,8 @@ def test_a_create_with_a_version_is_refused(wire: Wire, ns: str) -> None:
     given = config("a")
     given["metadata"]["resourceVersion"] = "5"
     reply = wire.post(maps(ns), given)
-    assert (reply.code, reply.reason) == (500, "")
-    assert (reply.code, reply["message"]) == (500, "resourceVersion should not be set on objects to be created")
+    assert reply.code in (400, 500)  # 500 upstream; docs/conformance.md
+    assert reply["message"] == "resourceVersion should not be set on objects to be created"
 
 
 def test_an_update_from_an_old_version_conflicts(wire: Wire, ns: str) -> None:

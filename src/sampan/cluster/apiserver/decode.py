@@ -166,7 +166,12 @@ def check_object(value: Any) -> Object:
     if metadata is None:
         value["metadata"] = {}
     elif not isinstance(metadata, dict):
-        raise bad_request("metadata must be an object")
+        found = {bool: "bool", str: "string", list: "array"}.get(type(metadata), "number")
+        name, version = value.get("kind"), str(value.get("apiVersion")).rpartition("/")[2]
+        raise bad_request(
+            f'{name} in version "{version}" cannot be handled as a {name}: json: cannot unmarshal {found} into Go'
+            f" struct field {name}.metadata of type v1.ObjectMeta"
+        )
     for name in ("name", "namespace", "generateName", "resourceVersion", "uid"):
         if value["metadata"].get(name) is not None and not isinstance(value["metadata"][name], str):
             raise bad_request(f"metadata.{name} must be a string")
@@ -177,12 +182,25 @@ def check_types(call: Call, kind: Kind, obj: Object) -> None:
     """400 for a built-in object whose fields have the wrong JSON type: upstream cannot decode such a body.
 
     Calls from within the process go without: validation refuses the same objects, with 422."""
-    from sampan.kube import schema
+    from sampan.kube import decoding
 
     if kind.crd is None and call.encoded:
-        fault = schema.decode_fault(kind.schema, obj, kind.resource.kind, kind.resource.version)
+        fault = decoding.decode_fault(kind.schema, obj, kind.resource.kind, kind.resource.version)
         if fault:
             raise bad_request(fault)
+
+
+def check_applied(call: Call, kind: Kind, obj: Object) -> None:
+    """400 for a built-in object that cannot be applied: wrong types, and fields its schema lacks."""
+    from sampan.kube import decoding
+
+    if kind.crd is None and (fault := decoding.typed_fault(kind.schema, obj)):
+        resource, metadata = kind.resource, obj["metadata"]
+        version = resource.api_version if resource.group else f"/{resource.api_version}"
+        raise bad_request(
+            f"failed to create typed patch object ({metadata.get('namespace') or ''}/{metadata.get('name')};"
+            f" {version}, Kind={resource.kind}): {fault}",
+        )
 
 
 def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> None:

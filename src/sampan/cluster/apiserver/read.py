@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BOOKMARK_SECONDS = 60.0
 LONGEST_WATCH = 3600.0
+_HEAD = re.compile(rb'\{"kind":"[^"]*","apiVersion":"[^"]*",')
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 Matches = Callable[[Object], bool]
@@ -158,10 +160,14 @@ class Reader:
         resource, kind = call.served.resource, call.served
         metadata = {"resourceVersion": str(revision), **rest}
         head = {"kind": resource.list_kind, "apiVersion": resource.api_version, "metadata": metadata}
-        if call.encoded and kind.storage is kind.resource and kind.crd is None:
-            encoded = msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(e.encoded for e in entries) + b"]}"
-            return Answer(encoded=encoded)
-        return Answer(obj={**head, "items": [kind.outward(entry.object) for entry in entries]})
+        if kind.crd is not None or not call.encoded:
+            return Answer(obj={**head, "items": [kind.outward(entry.object) for entry in entries]})
+        # The items of a built-in list do not name their kind, which the list does.
+        if kind.storage is kind.resource:
+            items = [_anonymous(entry) for entry in entries]
+        else:
+            items = [msgspec.json.encode(_without_kind(kind.outward(entry.object))) for entry in entries]
+        return Answer(encoded=msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(items) + b"]}")
 
     # -- watch
 
@@ -265,6 +271,16 @@ class Reader:
             metadata["annotations"] = annotations
         resource = kind.resource
         return Frame("BOOKMARK", obj={"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata})
+
+
+def _without_kind(obj: Object) -> Object:
+    return {name: value for name, value in obj.items() if name not in {"apiVersion", "kind"}}
+
+
+def _anonymous(entry: Entry) -> bytes:
+    """An object's bytes without its first two fields; they are there since the store puts them in front."""
+    match = _HEAD.match(entry.encoded)
+    return b"{" + entry.encoded[match.end() :] if match else msgspec.json.encode(_without_kind(entry.object))
 
 
 def _token(revision: int, key: str) -> str:

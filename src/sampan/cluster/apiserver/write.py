@@ -130,7 +130,9 @@ class Writer:
             raise bad_request("the name in the applied object does not match the name on the URL")
         if call.namespace and applied["metadata"].setdefault("namespace", call.namespace) != call.namespace:
             raise bad_request("the namespace in the applied object does not match the namespace on the URL")
-        decode.check_types(call, kind, applied)
+        if call.query.get("fieldValidation") == "Strict":
+            decode.check_fields(call, kind, applied, repeated)
+        decode.check_applied(call, kind, applied)
         decode.check_fields(call, kind, applied, repeated)
         wanted_version = applied["metadata"].get("resourceVersion")
 
@@ -180,7 +182,7 @@ class Writer:
         """Store a new object. Raises ApiError 409 AlreadyExists, 422, 403."""
         kind, metadata = call.served, obj["metadata"]
         if metadata.get("resourceVersion"):
-            raise ApiError(500, "", "resourceVersion should not be set on objects to be created")
+            raise bad_request("resourceVersion should not be set on objects to be created")
         base = metadata.get("generateName")
         generated = bool(base) and not metadata.get("name")
         for attempt in range(8):

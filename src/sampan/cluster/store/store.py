@@ -209,6 +209,8 @@ class Store:
         path = f"{table}:{key}"
         removed = isinstance(made, Remove)
         obj = made.object if isinstance(made, Remove) else made
+        if "kind" in obj and "apiVersion" in obj:  # these first: lists leave them out by cutting them off
+            obj = {"kind": obj["kind"], "apiVersion": obj["apiVersion"], **obj}
         revision = self._allocated + 1
         obj["metadata"]["resourceVersion"] = str(revision)
         entry = Entry(key, revision, _encoder.encode(obj), obj)

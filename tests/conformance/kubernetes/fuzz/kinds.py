@@ -103,21 +103,14 @@ def secret(rng: random.Random) -> Object:
     return made
 
 
+def service_port(rng: random.Random, port: int) -> Object:
+    name: Object = {"name": f"p{port}"}
+    more: list[Object] = [{}, name, {**name, "targetPort": rng.choice([80, "http"])}, {"protocol": "UDP"}]
+    return {"port": port, **rng.choice(more)}
+
+
 def service(rng: random.Random) -> Object:
-    ports = [
-        {
-            "port": port,
-            **rng.choice(
-                [
-                    {},
-                    {"name": f"p{port}"},
-                    {"name": f"p{port}", "targetPort": rng.choice([80, "http"])},
-                    {"protocol": "UDP"},
-                ]
-            ),
-        }
-        for port in rng.sample([80, 443, 8080], rng.randint(1, 2))
-    ]
+    ports = [service_port(rng, port) for port in rng.sample([80, 443, 8080], rng.randint(1, 2))]
     spec: Object = {"ports": ports, "selector": labels(rng)}
     kind = rng.random()
     if kind < 0.2:

@@ -76,8 +76,9 @@ class Side:
             present = self.wire.get(asked.path)
             if present.code == 200:
                 body = {**copy.deepcopy(present.body), **{k: v for k, v in body.items() if k != "metadata"}}
-                if "labels" in (asked.body.get("metadata") or {}):
-                    body["metadata"]["labels"] = asked.body["metadata"]["labels"]
+                metadata = asked.body.get("metadata")
+                if isinstance(metadata, dict) and "labels" in metadata:
+                    body["metadata"]["labels"] = metadata["labels"]
         return self.wire.request(
             asked.method, asked.path, body, content_type=asked.content_type, **dict[str, Any](asked.query)
         )

@@ -168,7 +168,9 @@ def _schedule(faults: Faults, schedule: str, zone: str | None) -> None:
         return
     fields = text.split()
     if len(fields) != 5:
-        faults.invalid("spec.schedule", schedule, f"expected exactly 5 fields, found {len(fields)}: {fields}")
+        faults.invalid(
+            "spec.schedule", schedule, f"expected exactly 5 fields, found {len(fields)}: [{' '.join(fields)}]"
+        )
         return
     from datetime import UTC, datetime
 

@@ -107,8 +107,8 @@ def _access_modes(faults: Faults, spec: Object) -> None:
     modes = spec.get("accessModes") or ()
     if not modes:
         faults.required("spec.accessModes", "at least 1 access mode is required")
-    for index, mode in enumerate(modes):
-        faults.one_of(f"spec.accessModes[{index}]", mode, _MODES)
+    for mode in modes:
+        faults.one_of("spec.accessModes", mode, _MODES)
 
 
 class Claim(TableStrategy):

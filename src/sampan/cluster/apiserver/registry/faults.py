@@ -65,7 +65,7 @@ class Faults:
 
     def positive(self, path: str, value: Any) -> None:
         if isinstance(value, int) and value < 1:
-            self.invalid(path, value, "must be greater than zero")
+            self.invalid(path, value, "must be greater than 0")
 
     def immutable(self, path: str, new: Any, old: Any, detail: str = "field is immutable") -> None:
         if new != old:

@@ -54,8 +54,8 @@ class Autoscaler(TableStrategy):
         if isinstance(least, int) and least < 1:
             faults.invalid("spec.minReplicas", least, "must be greater than or equal to 1")
         if not isinstance(most, int) or most < 1:
-            faults.invalid("spec.maxReplicas", most or 0, "must be greater than 0")
-        elif isinstance(least, int) and most < least:
+            faults.required("spec.maxReplicas", "must be set and greater than 0")
+        if isinstance(least, int) and isinstance(most, int) and most < least:
             faults.invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`")
         for index, metric in enumerate(maps(spec.get("metrics"))):
             _metric(faults, metric, f"spec.metrics[{index}]")
@@ -125,8 +125,9 @@ def _rules(faults: Faults, rules: Object, path: str) -> None:
     for index, policy in enumerate(policies):
         where = f"{path}.policies[{index}]"
         faults.one_of(f"{where}.type", policy.get("type"), ("Percent", "Pods"))
-        faults.positive(f"{where}.value", policy.get("value"))
-        faults.positive(f"{where}.periodSeconds", policy.get("periodSeconds"))
+        for key in ("value", "periodSeconds"):
+            if isinstance(policy.get(key), int) and policy[key] < 1:
+                faults.invalid(f"{where}.{key}", policy[key], "must be greater than zero")
         if isinstance(policy.get("periodSeconds"), int) and policy["periodSeconds"] > 1800:
             faults.invalid(f"{where}.periodSeconds", policy["periodSeconds"], "must be less than or equal to 1800")
 
