@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from benchmarks import Row
 
-MODULES = ("http", "start", "messages", "calls", "cache", "rpc")
+MODULES = ("http", "start", "messages", "calls", "cache", "rpc", "data")
 
 
 def run() -> Iterable[Row]:
