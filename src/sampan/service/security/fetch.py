@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote_plus
 
 import msgspec
 
@@ -29,13 +31,13 @@ class Fetcher:
             timeout = aiohttp.ClientTimeout(total=self.timeout)
             connector = aiohttp.TCPConnector(limit=16)
             self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False)
-        login = aiohttp.BasicAuth(*auth) if auth else None
         method = "GET" if data is None else "POST"
         headers = {"accept": "application/json"}
+        if auth is not None:  # RFC 6749, 2.3.1: each part is encoded as in a form first
+            joined = ":".join(quote_plus(part) for part in auth)
+            headers["authorization"] = "Basic " + base64.b64encode(joined.encode()).decode()
         try:
-            async with self._session.request(
-                method, url, data=data, auth=login, headers=headers, allow_redirects=False
-            ) as reply:
+            async with self._session.request(method, url, data=data, headers=headers, allow_redirects=False) as reply:
                 body = await reply.content.read(_MAX_BYTES + 1)
                 while len(body) <= _MAX_BYTES and (more := await reply.content.read(_MAX_BYTES)):
                     body += more
