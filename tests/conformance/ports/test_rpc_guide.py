@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.conformance.ports.conftest import free_port, until
+from tests.servers.base import free_port, until
 
 GUIDE = Path(__file__).parents[3] / "docs/guides/grpc.md"
 

@@ -1,7 +1,7 @@
 """TLS of both sides, from the identity that HTTP has too (`http/tls.py`): what changes on disk is used by every
 connection made after that.
 
-gRPC knows no optional client certificate: with SAMPAN_TLS_CLIENTS=optional its callers are not asked for one.
+gRPC knows no optional client certificate: where HTTP takes one if it is offered, callers over gRPC must show theirs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def _files(directory: Path) -> tuple[bytes, bytes, bytes | None]:
 
 
 def server(identity: Identity) -> grpc.ServerCredentials:
-    """For a listening port. Callers must show a certificate where the identity requires one of its clients."""
-    asked = identity.clients == "required"
+    """For a listening port. Callers must show a certificate where the identity asks its clients for one."""
+    asked = identity.clients != "none"
     known = identity.server_context
 
     def configuration() -> grpc.ServerCertificateConfiguration:
