@@ -7,6 +7,7 @@ statement has left behind is mended, or the connection replaced, before anybody 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -173,7 +174,8 @@ class ConnectionPool:
                 else:
                     self.give(given)
             else:
-                self._waiters.remove(waiter)
+                with contextlib.suppress(ValueError):  # somebody who had a place to give has passed over it already
+                    self._waiters.remove(waiter)
             if not isinstance(error, TimeoutError):
                 raise
             self._errors.add(self.name, "pool_timeout")
