@@ -140,6 +140,7 @@ MISTAKES: list[tuple[Callable[[], Application], str, str]] = [
     (lambda: app(web(), jobs=[Job("j", RUN, schedule="@daily", time_zone="Mars/Base")]), "time zone 'Mars/Base'", "Eu"),
     (lambda: app(web(), jobs=[Job("j", RUN, timeout=0)]), "timeout=0", "1 second"),
     (lambda: app(web(), environments=[Environment("prod", host="https://x.org/")]), "no host name", "scheme"),
+    (lambda: app(web(), environments=[Environment("prod", telemetry="u:p@c:4318")]), "telemetry 'c:4318'", "HEADERS"),
     (lambda: app(web(), environments=[Environment("prod", namespace="Prod")]), "namespace 'Prod'", '"prod"'),
     (lambda: app(web(), environments=[Environment("prod"), Environment("prod")]), "'prod' is declared twice", "name"),
     (lambda: in_prod(web(uses=[db.read()]), db, engine="oracle"), "engine 'oracle' in environment 'prod'", "mysql"),

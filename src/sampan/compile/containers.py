@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sampan.compile.context import version_of
 from sampan.model import Config, Database, Service
@@ -22,6 +23,7 @@ CONTAINER_SECURITY = {
 }
 POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 DOWNWARD = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "POD_IP": "status.podIP"}
+GRPC_PORT = 4317  # where collectors speak OTLP over gRPC; elsewhere it is HTTP
 DRAIN_SECONDS = 5
 """Where endpoints and pods change at the same time, a pod goes on serving this long before it is told to stop."""
 GRACE_SECONDS = 30
@@ -35,6 +37,10 @@ def environment(context: Context, workload: Workload, image: str) -> list[dict[s
         "SERVICE_BINDING_ROOT": "/bindings",
         "SAMPAN_CONFIG_ROOT": "/config",
     }
+    if context.environment.telemetry:
+        own["OTEL_EXPORTER_OTLP_ENDPOINT"] = context.environment.telemetry
+        if urlsplit(context.environment.telemetry).port == GRPC_PORT:
+            own["OTEL_EXPORTER_OTLP_PROTOCOL"] = "grpc"
     if isinstance(workload, Service):
         own["PORT"] = str(workload.port)
         if workload.grpc is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sampan.compile.bindings import PORTS, server_name, type_of
 from sampan.compile.containers import listens
@@ -69,6 +70,17 @@ def _namespace(name: str) -> dict[str, Any]:
 
 
 def _telemetry(context: Context) -> dict[str, Any]:
+    """To the collector: the one the environment names, or any in the namespace of monitoring."""
+    named = context.environment.telemetry
+    if named:
+        parts = urlsplit(named)
+        port = {"protocol": "TCP", "port": parts.port or (443 if parts.scheme == "https" else 80)}
+        labels = (parts.hostname or "").split(".")
+        if len(labels) == 1:  # a Service of our own namespace
+            return {"to": [{"podSelector": {}}], "ports": [port]}
+        if len(labels) == 2 or labels[2:3] == ["svc"]:
+            return {"to": [_namespace(labels[1])], "ports": [port]}
+        return {"ports": [port]}  # outside of the cluster; a policy knows no names
     ports = [{"protocol": "TCP", "port": port} for port in OTLP_PORTS]
     return {"to": [_namespace(context.environment.monitoring_namespace)], "ports": ports}
 

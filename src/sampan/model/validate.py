@@ -366,6 +366,14 @@ def _environments(app: Application, report: _Report) -> None:
                 environment.location,
                 'a host name has no scheme, port or path: "shop.example.com"',
             )
+        if environment.telemetry is not None and not syntax.ENDPOINT.fullmatch(environment.telemetry):
+            report(
+                f"environment {environment.name!r} has telemetry {environment.telemetry.rpartition('@')[2]!r}, which"
+                " is no address of a collector",
+                environment.location,
+                'a scheme, a host and a port: "http://collector.monitoring:4318"; credentials go by a Secret of the'
+                " platform as OTEL_EXPORTER_OTLP_HEADERS",
+            )
         for thing, override in environment.values.items():
             if not any(thing is one for one in known):
                 report(

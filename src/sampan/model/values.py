@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sampan.model.location import Location, here
 
@@ -91,7 +91,9 @@ class Environment:
 
     `values` maps a service, job, database or configuration to the fields it overrides. `namespace` defaults to the
     name of the application in `dev` and NAME-ENVIRONMENT elsewhere; `local` says whether backing stores run beside the
-    services (so in `dev` unless said otherwise). `registry` prefixes image names, `tag` is their tag.
+    services (so in `dev` unless said otherwise). `registry` prefixes image names, `tag` is their tag. `messaging` is
+    the broker behind topics where it is the platform's; beside the services it is NATS. `telemetry` is the OTLP address
+    of the collector that spans go to ("http://collector.monitoring:4318").
     """
 
     name: str
@@ -103,7 +105,9 @@ class Environment:
     tls_secret: str | None = None
     ingress_class: str | None = None
     monitoring_namespace: str = "monitoring"
+    telemetry: str | None = None
     local: bool | None = None
+    messaging: Literal["nats", "kafka", "rabbitmq"] = "nats"
     location: Location = field(default_factory=here)
 
     @property

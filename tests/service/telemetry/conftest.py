@@ -111,7 +111,7 @@ async def collector() -> AsyncIterator[Collector]:
     await site.start()
     made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(made.take_grpc)
+    handler: Any = grpc.unary_unary_rpc_method_handler(made.take_grpc)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(

@@ -134,7 +134,8 @@ async def test_threads_may_end_spans(collector: Collector, exporting: Exporting)
         threads = [threading.Thread(target=work, args=(250,)) for _ in range(4)]
         for thread in threads:
             thread.start()
-        await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
         await until(lambda: len(collector.spans) >= 900)  # full batches do not wait for the delay
     assert len(collector.spans) == 1000
 

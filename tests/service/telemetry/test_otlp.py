@@ -46,7 +46,7 @@ def request(*spans: bytes) -> bytes:
 
 def plain(value: Any) -> Any:
     kind = value.WhichOneof("value")
-    found = getattr(value, kind) if kind else None
+    found: Any = getattr(value, kind) if kind else None
     return [plain(item) for item in found.values] if kind == "array_value" else found
 
 
@@ -107,12 +107,13 @@ def test_true_one_and_one_point_zero_stay_apart() -> None:
 
 def test_as_the_sdk_encodes_it() -> None:
     """The same span through opentelemetry-sdk's encoder: the messages are equal, field by field."""
-    resource, scope = Resource({"service.name": "shop"}), InstrumentationScope("sampan", "1")
+    resource = Resource({"service.name": "shop"})
+    scope: Any = InstrumentationScope("sampan", "1")
     context, parent = (
         SpanContext(int("a" * 32, 16), int(i * 16, 16), False, TraceFlags(1), TraceState()) for i in "bc"
     )
     other = SpanContext(int("d" * 32, 16), int("e" * 16, 16), False, TraceFlags(1))
-    given_ = {"db.system.name": "mysql", "rows": 3, "share": 0.5, "done": True, "names": ("a", "b")}
+    given_: Any = {"db.system.name": "mysql", "rows": 3, "share": 0.5, "done": True, "names": ("a", "b")}
     theirs = encode_spans(
         [
             ReadableSpan(

@@ -18,7 +18,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in list(os.environ):
         if name.startswith("OTEL_") or name in ("POD_NAME", "POD_NAMESPACE", "SAMPAN_VERSION", "SAMPAN_ENVIRONMENT"):
             monkeypatch.delenv(name)
-    return lambda **given: [monkeypatch.setenv(name, value) for name, value in given.items()]
+
+    def give(**given: str) -> None:
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+
+    return give
 
 
 def target(signal: str = "traces") -> settings.Target:
