@@ -81,6 +81,24 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("--replace", action="store_true", help="even where the database is not empty")
     restore.add_argument("--verify", action="store_true", help="only prove it, in a scratch database")
 
+    asyncapi = command("asyncapi", "Print the AsyncAPI 3.0 document of an application's topics.", state=False)
+    asyncapi.add_argument("target", nargs="?", default=".", help="directory of the application (.)")
+    asyncapi.add_argument("--env", default="dev", metavar="NAME", help="environment, which says the broker (dev)")
+
+    topics = command("topics", "Check that the events of topics changed as they may, or record them.", state=False)
+    topics.add_argument("action", choices=("check", "lock"), help="compare with topics.lock.json, or write it")
+    topics.add_argument("target", nargs="?", default=".", help="directory of the application (.)")
+    topics.add_argument("--accept", action="store_true", help="record changes that break somebody too")
+
+    dead = command("dead-letters", "Events that were set aside: list, show, replay or drop them.")
+    dead.add_argument("action", choices=("list", "show", "replay", "drop"))
+    dead.add_argument("ids", nargs="*", metavar="ID", help="as `list` shows it, or the beginning of it")
+    dead.add_argument("--all", action="store_true", help="every one (of --topic and --group)")
+    dead.add_argument("--topic", metavar="NAME", help="of this topic only")
+    dead.add_argument("--group", metavar="NAME", help="of this group only")
+    dead.add_argument("--target", default=".", metavar="DIR", help="directory of the application (.)")
+    dead.add_argument("--json", action="store_true", help="one JSON object per line, for machines")
+
     for name, help_ in (
         ("serve", "Run one service (in a pod; SAMPAN_APP names the application)."),
         ("run", "Run one job to its end (in a pod)."),
@@ -157,6 +175,24 @@ def _proto(arguments: argparse.Namespace) -> int:
     return proto(arguments)
 
 
+def _asyncapi(arguments: argparse.Namespace) -> int:
+    from sampan.cli.messages import asyncapi
+
+    return asyncapi(arguments)
+
+
+def _topics(arguments: argparse.Namespace) -> int:
+    from sampan.cli.messages import topics
+
+    return topics(arguments)
+
+
+def _dead_letters(arguments: argparse.Namespace) -> int:
+    from sampan.cli.messages import dead_letters
+
+    return dead_letters(arguments)
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from sampan.service.main import serve
 
@@ -213,6 +249,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "logs": _logs,
     "compile": _compile,
+    "asyncapi": _asyncapi,
+    "topics": _topics,
+    "dead-letters": _dead_letters,
     "proto": _proto,
     "serve": _serve,
     "run": _run_job,

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from sampan.kube.objects import Object
     from sampan.model import Handle
 
-PORTS = {"mysql": 3306, "postgresql": 5432, "redis": 6379, "nats": 4222, "s3": 443}
+PORTS = {"mysql": 3306, "postgresql": 5432, "redis": 6379, "nats": 4222, "kafka": 9092, "rabbitmq": 5672, "s3": 443}
 SUFFIX = {"database": "-db", "cache": "-cache"}
-TYPES = {"cache": "redis", "topic": "nats", "secret": "opaque"}
+TYPES = {"cache": "redis", "secret": "opaque"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ def type_of(context: Context, handle: Handle) -> str:
         return context.engine(handle)
     if isinstance(handle, Bucket):
         return "file" if context.on_volume(handle) else "s3"
+    if handle.kind == "topic":
+        return "nats" if context.local else context.environment.messaging
     return TYPES.get(handle.kind, "")
 
 
