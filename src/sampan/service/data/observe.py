@@ -62,7 +62,7 @@ class Observer:
     def span(self, verb: str, table: str, text: str) -> tracing.Span | None:
         """A span for a statement in a recorded trace. The text has no values: they are parameters."""
         context = CURRENT.get()
-        if context is None or not context.sampled:
+        if context is None or (not context.sampled and context.held is None):
             return None
         attributes = {**self.attributes, "db.query.text": text[:_TEXT_MOST], "db.operation.name": verb}
         if table:
@@ -78,12 +78,10 @@ class Watch:
         self.span: tracing.Span | None = None
 
     def __enter__(self) -> None:
-        context = CURRENT.get()
-        if context is not None and context.sampled:
-            statement = self.statement
-            self.span = self.observer.span(statement.verb, statement.table, statement.shape)
-            if self.span is not None:
-                self.span.__enter__()
+        statement = self.statement
+        self.span = span = self.observer.span(statement.verb, statement.table, statement.shape)
+        if span is not None:
+            span.__enter__()
         self.started = time.perf_counter()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
