@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,11 +256,8 @@ def test_without_a_file_it_goes_to_the_log(caplog: pytest.LogCaptureFixture, tmp
     assert verify(tmp_path / "collected").lines == 2
 
 
-def test_the_heads_time(tmp_path: Path) -> None:
-    """What is synced has its head beside it; what is synced each time has it at once."""
+def test_an_entry_that_is_synced_has_its_head_beside_it(tmp_path: Path) -> None:
     log = opened(tmp_path / "a", sync=0)
-    begun = time.monotonic()
     log.record("one")
     assert Head.parse((tmp_path / "a.head").read_text()) == log.head
-    assert time.monotonic() - begun < 30
     log.close()

@@ -1,0 +1,61 @@
+"""A CA for tests, and the directories of a mounted TLS secret."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+class Authority:
+    def __init__(self, name: str = "ca") -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = _named(name)
+        self.certificate = self._signed(self.name, self.key, x509.BasicConstraints(True, None))
+
+    def _signed(self, subject: x509.Name, key: Any, *extensions: Any, days: int = 30) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self.name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=60))
+            .not_valid_after(now + datetime.timedelta(days=days))
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        return builder.sign(self.key, hashes.SHA256())
+
+    def directory(self, path: Path, name: str, uri: str = "", ca: Authority | None = None, days: int = 30) -> Path:
+        """Write tls.crt, tls.key and ca.crt of `name` to `path`, as a kubelet does: beside, and renamed into place."""
+        path.mkdir(parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        import ipaddress
+
+        names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        if uri:
+            names = [x509.UniformResourceIdentifier(uri)]
+        certificate = self._signed(_named(name), key, x509.SubjectAlternativeName(names), days=days)
+        files = {
+            "tls.crt": certificate.public_bytes(serialization.Encoding.PEM),
+            "tls.key": key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+            "ca.crt": (ca or self).certificate.public_bytes(serialization.Encoding.PEM),
+        }
+        for file, data in files.items():
+            fresh = path / f".{file}.new"
+            fresh.write_bytes(data)
+            fresh.rename(path / file)
+        return path
