@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 from collections.abc import Generator
 from typing import Any
 
@@ -16,6 +17,18 @@ from sampan.service.http.tls import ServerTls
 from sampan.service.telemetry.metrics import Registry
 
 IN_FLIGHT_SECONDS = 18  # of the 30 s that a pod has to end; see lifecycle.KEPT_SECONDS
+
+
+def _websockets(*arguments: Any, **named: Any) -> Any:
+    """uvicorn's choice of a protocol, imported when the first connection asks for it."""
+    from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
+
+    assert AutoWebSocketsProtocol is not None
+    return AutoWebSocketsProtocol(*arguments, **named)
+
+
+def _websockets_known() -> bool:
+    return any(importlib.util.find_spec(name) for name in ("websockets", "wsproto"))
 
 
 class Server(uvicorn.Server):
@@ -48,7 +61,7 @@ class Server(uvicorn.Server):
                 host=host,
                 port=port,
                 http=type("Protocol", (Protocol,), known),
-                ws="auto",
+                ws=_websockets if _websockets_known() else "none",  # type: ignore[arg-type]  # it is only called
                 lifespan="auto",
                 log_config=None,
                 access_log=False,

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
 
 from sampan.service.bindings import Binding, BindingError
+from sampan.service.imports import without
 from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.messaging")
@@ -328,7 +329,8 @@ def open_broker(binding: Binding, registry: Registry, name: str = "sampan") -> B
         )
     module, _, attribute = place.partition(":")
     try:
-        kind = getattr(importlib.import_module(module), attribute)
+        with without("aiohttp"):  # an eighth of the start-up of a service; nats-py needs it for WebSockets alone
+            kind = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
