@@ -28,6 +28,10 @@ Any_ = Any
         ({"port": 8080, "name": "tcp-raw"}, "tcp"),
         ({"port": 8080, "name": "main"}, "http"),
         ({"port": 9999, "name": "grpc"}, "http2"),
+        ({"port": 9999, "name": "grpc-users"}, "http2"),
+        ({"port": 9999, "name": "grpc-web"}, "http"),
+        ({"port": 9999, "appProtocol": "grpc"}, "http2"),
+        ({"port": 9999, "appProtocol": "grpc-web"}, "http"),
         ({"port": 9999, "appProtocol": "kubernetes.io/h2c"}, "http2"),
         ({"port": 80, "appProtocol": "redis"}, "tcp"),
         ({"port": 53, "protocol": "UDP"}, "udp"),
@@ -128,6 +132,35 @@ async def test_tcp_node_ports_and_load_balancers(
     assert status == f"127.{addresses.number}.0.2"
     for where in (f"{ip}:5432", f"127.0.0.1:{node_port}", f"{addresses.node}:{node_port}", f"{status}:5432"):
         assert (await fetch(f"http://{where}/"))[1] == "db GET /"
+
+
+async def test_a_load_balancer_keeps_its_address_and_gives_it_back(
+    proxy: Proxy, objects: Any_, addresses: Slice, make: Any_
+) -> None:
+    def given() -> dict[str, str]:
+        listed = ((obj["metadata"]["name"], obj.get("status") or {}) for obj in objects.of_kind("Service"))
+        return {name: status["loadBalancer"]["ingress"][0]["ip"] for name, status in listed if status}
+
+    async def settle() -> None:
+        for _ in range(3):  # the status that was written is an event of its own
+            await asyncio.sleep(0.03)
+            assert await proxy.settled()
+
+    first, second = (f"127.{addresses.number}.0.{number}" for number in (2, 3))
+    wanted = make.service("one", f"127.{addresses.number}.128.31", type="LoadBalancer")
+    stored = objects.put(kinds.SERVICE, wanted)
+    # seen again before its status is: it is promised one address, not the next
+    assert proxy._load_balancer(stored) == proxy._load_balancer(stored) == first
+    await settle()
+    assert given() == {"one": first}
+    objects.put(kinds.SERVICE, make.service("two", f"127.{addresses.number}.128.32", type="LoadBalancer"))
+    await settle()
+    assert given() == {"one": first, "two": second}
+    objects.remove(kinds.SERVICE, "default/one")
+    await settle()
+    objects.put(kinds.SERVICE, make.service("three", f"127.{addresses.number}.128.33", type="LoadBalancer"))
+    await settle()
+    assert given() == {"two": second, "three": first}
 
 
 async def test_what_cannot_be_bound_is_an_event_and_spoils_nothing(

@@ -148,7 +148,10 @@ class Envoy:
             pause = 0.05 if time.monotonic() - began > 10 else min(pause * 2, 5.0)
             log.error("envoy ended with %s; starting it again in %.2f s (see %s)", code, pause, self.path("envoy.log"))
             await asyncio.sleep(pause)
-            await self._spawn(program)
+            try:
+                await self._spawn(program)
+            except OSError as error:  # no process or memory to be had: after the next pause
+                log.error("envoy cannot be started: %s", error)
 
     async def stop(self, timeout: float = 2.0) -> None:
         if self._keeper:

@@ -342,7 +342,13 @@ class Proxy:
         mine = list(self.addresses.load_balancers())
         if own in mine:
             return own
-        taken = {_status_ip(other) for other in self._services.list()}
+        everybody = self._services.list()
+        living = {uid_of(other) for other in everybody}
+        self._promised = {ip: uid for ip, uid in self._promised.items() if uid in living}
+        for promised, uid in self._promised.items():
+            if uid == uid_of(service):  # its status is on the way
+                return promised
+        taken = {_status_ip(other) for other in everybody}
         requested = service["spec"].get("loadBalancerIP")
         choices = [requested] if requested in mine else []
         address: str | None = next(

@@ -18,6 +18,7 @@ _PROTOCOLS = {
     "h2c": "http2",
     "http2": "http2",
     "grpc": "http2",
+    "grpc-web": "http",  # of either version on the wire; its servers all take the older
 }
 _HTTP_PORTS = frozenset({80, 3000, 5000, 8000, 8008, 8080, 8081, 8888, 9000})
 
@@ -50,7 +51,7 @@ def protocol_of(port: Object) -> str:
         return _PROTOCOLS.get(stated, "tcp")
     name = str(port.get("name") or "").lower()
     if name:
-        word = name.partition("-")[0]
+        word = name if name in _PROTOCOLS else name.partition("-")[0]
         if word in _PROTOCOLS or word in {"tcp", "tls", "https"}:
             return _PROTOCOLS.get(word, "tcp")
     return "http" if port["port"] in _HTTP_PORTS else "tcp"
