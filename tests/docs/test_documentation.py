@@ -20,6 +20,7 @@ from tests.system.harness import System, until
 USUAL_ADDRESS = "http://127.0.0.1:8080"
 # Pages whose Python makes one program with files of its own, run by a test of their own.
 RUN_ELSEWHERE = {
+    "docs/what-every-request-gets.md": "tests/conformance/ports/test_promises.py",
     "docs/guides/configuration.md": "tests/service/configuration/test_guide.py",
     "docs/guides/lifecycle.md": "tests/service/configuration/test_guide.py",
     "docs/guides/grpc.md": "tests/conformance/ports/test_rpc_guide.py",
