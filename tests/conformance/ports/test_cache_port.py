@@ -8,10 +8,17 @@ import functools
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from sampan.model import Local
 from sampan.service.bindings import Binding, BindingError
@@ -23,6 +30,8 @@ from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, Context
 from sampan.service.telemetry.metrics import Registry
 from tests.faults import FaultProxy
+from tests.servers.base import Server
+from tests.servers.redis import start_redis, start_redis_with_tls
 
 
 class Price(msgspec.Struct):
@@ -403,6 +412,73 @@ async def test_a_process_with_a_read_grant_cannot_write(redis_server: Any) -> No
             await write
     assert await cache.get("a-key") is None
     await cache.close()
+
+
+PASSWORD = "pa55/w:rd@x"
+
+
+async def works(replica: Replica) -> None:
+    await replica.cache.set("a", b"1", 5)
+    assert await replica.cache.get("a") == b"1"
+    await replica.cache.check()
+
+
+async def test_the_password_is_that_of_the_binding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    users = ("--user", "default", "off", "--user", "web", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+    with contextlib.closing(Stopping(start_redis(tmp_path, *users))) as server:
+        right = Replica(server.uri, Local(), username="web", password=PASSWORD)
+        await right.start()
+        await works(right)
+        await right.stop()
+        within = Replica(server.uri.replace("://", f"://web:{quote(PASSWORD, safe='')}@"))
+        await works(within)
+        await within.stop()
+        wrong = Replica(server.uri, username="web", password="another-" + PASSWORD)
+        assert await wrong.cache.get("a") is None
+        with pytest.raises(Exception, match="invalid username-password"):
+            await wrong.cache.check()
+        await wrong.stop()
+    assert PASSWORD not in caplog.text
+
+
+async def test_tls_by_the_authority_of_the_binding(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate_for_loopback(certificate, key)
+    with contextlib.closing(Stopping(start_redis_with_tls(tmp_path, certificate, key))) as server:
+        trusting = await Replica(server.uri, Local(), ca=certificate.read_text()).start()
+        await works(trusting)
+        await trusting.stop()
+        doubting = Replica(server.uri)
+        with pytest.raises(Exception, match=r"(?i)certificate"):
+            await doubting.cache.check()
+        assert await doubting.cache.get("a") is None
+        await doubting.stop()
+
+
+class Stopping:
+    """A server as `contextlib.closing` ends it."""
+
+    def __init__(self, server: Server) -> None:
+        self.uri, self.close = server.uri, server.stop
+
+
+def certificate_for_loopback(certificate: Path, key: Path) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    key.write_bytes(
+        private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
+    )
 
 
 async def test_the_prefix_is_the_cache_name_or_the_bindings(redis_server: Any, key: str) -> None:

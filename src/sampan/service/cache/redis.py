@@ -49,7 +49,7 @@ class RedisLevel:
         options: dict[str, Any] = {
             key: binding.values[key] for key in ("username", "password") if key in binding.values
         }
-        if "ca" in binding.values:
+        if "ca" in binding.values and binding.type in ("rediss", "valkeys"):
             options["ssl_ca_data"] = binding.values["ca"]
         uri = "redis" + binding.uri.removeprefix("valkey") if binding.type.startswith("valkey") else binding.uri
         options |= {"socket_connect_timeout": SECONDS, "socket_timeout": None}  # `run` limits the whole operation
