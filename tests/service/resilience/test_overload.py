@@ -46,6 +46,9 @@ class Load:
         self.started = time.monotonic()
 
     async def run(self, url: str, rate: float, seconds: float) -> None:
+        await asyncio.to_thread(lambda: asyncio.run(self._run(url, rate, seconds)))
+
+    async def _run(self, url: str, rate: float, seconds: float) -> None:
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
             asyncio.TaskGroup() as all,
