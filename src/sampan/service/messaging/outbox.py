@@ -12,15 +12,16 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from sqlalchemy import delete, func, select, text
+from msgspec import Struct
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from sampan.model.data import DatabaseError
 from sampan.service.data.database import SqlDatabase
-from sampan.service.data.tables import INBOX, OUTBOX
 from sampan.service.messaging.port import KEY, Broker, Message
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import from_headers
@@ -67,6 +68,19 @@ async def insert(session: AsyncSession | Transaction, message: Message) -> None:
         session.info["sampan_wake"] = database.wake_relay
 
 
+class Row(Struct):
+    id: int
+    event_id: str
+    topic: str
+    headers: str
+    payload: bytes
+
+
+_SELECT: Final = f"SELECT id, event_id, topic, headers, payload FROM sampan_outbox ORDER BY id LIMIT {_BATCH}"  # noqa: S608
+_CLAIM: Final = f"{_SELECT} FOR UPDATE SKIP LOCKED"
+_DELETE: Final = f"DELETE FROM sampan_outbox WHERE id IN ({', '.join(f':i{n}' for n in range(_BATCH))})"  # noqa: S608
+
+
 class Relay:
     """Publishes the outbox of one database; woken by commits of this process, and once a second for strays."""
 
@@ -103,7 +117,7 @@ class Relay:
                 await self._measure()
                 await self._prune()
                 failing = False
-            except (SQLAlchemyError, OSError, TimeoutError) as error:
+            except (DatabaseError, SQLAlchemyError, OSError, TimeoutError) as error:
                 (log.debug if failing else log.warning)("outbox of %s: %s", self.database.name, error)
                 failing = True
             try:
@@ -115,24 +129,28 @@ class Relay:
 
     async def relay_once(self) -> bool:
         """Publish one batch; True when there may be more."""
-        columns = (OUTBOX.c.id, OUTBOX.c.event_id, OUTBOX.c.topic, OUTBOX.c.headers, OUTBOX.c.payload)
-        query = select(*columns).order_by(OUTBOX.c.id).limit(_BATCH)
-        async with self.database.engine.connect() as connection:
-            if self.database.dialect != "sqlite":  # other relays pass over what this one is at work on
-                query = query.with_for_update(skip_locked=True)
-            rows = (await connection.execute(query)).all()
-            if not rows:
-                await connection.rollback()
-                return False
-            # SQLite: no lock is held while the broker is asked, only for the deletion
-            stored = await self._publish(connection, rows)
-            return len(rows) == _BATCH and stored == len(rows)
+        if self.database.dialect == "sqlite":  # no lock is held while the broker is asked, only for the deletion
+            rows = await self.database.all(Row, _SELECT)
+            done = await self._publish(rows)
+            if done:
+                await self.database.execute(_DELETE, **done)
+        else:
+            async with self.database.begin() as tx:
+                rows = await tx.all(Row, _CLAIM)  # other relays pass over what this one is at work on
+                done = await self._publish(rows)
+                if done:
+                    await tx.execute(_DELETE, **done)
+        stored = sum(1 for number in done.values() if number)
+        self.relayed.add(self.database.name, amount=stored)
+        return len(rows) == _BATCH and stored == len(rows)
 
     async def _waiting(self) -> bool:
-        async with self.database.engine.connect() as connection:
-            return (await connection.execute(select(OUTBOX.c.id).limit(1))).first() is not None
+        return bool(await self.database.all(int, "SELECT id FROM sampan_outbox LIMIT 1"))
 
-    async def _publish(self, connection: AsyncConnection, rows: Any) -> int:
+    async def _publish(self, rows: list[Row]) -> dict[str, int]:
+        """Those that were stored, as parameters of the deletion."""
+        if not rows:
+            return {}
         messages = [self._message(row) for row in rows]
         spans = [self._span(message) for message in messages]
         results = await self.broker.publish_many(messages)
@@ -141,15 +159,11 @@ class Relay:
                 span.fail("not_stored")
             span.finish()
         done = [row.id for row, good in zip(rows, results, strict=True) if good]
-        if done:
-            await connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(done)))
-            self.relayed.add(self.database.name, amount=len(done))
-        await connection.commit()
-        return len(done)
+        return {f"i{n}": done[n] if n < len(done) else 0 for n in range(_BATCH)} if done else {}
 
-    def _message(self, row: Any) -> Message:
+    def _message(self, row: Row) -> Message:
         headers = msgspec.json.decode(row.headers)
-        return Message(row.topic, bytes(row.payload), row.event_id, headers, headers.pop(KEY, ""))
+        return Message(row.topic, row.payload, row.event_id, headers, headers.pop(KEY, ""))
 
     def _span(self, message: Message) -> tracing.Span:
         """The relay's part in the trace of whoever published the event: its context lies in the row."""
@@ -169,9 +183,9 @@ class Relay:
         if time.monotonic() - self._measured < _MEASURE_SECONDS:
             return
         self._measured = time.monotonic()
-        async with self.database.engine.connect() as connection:
-            found = await connection.execute(select(func.count(), func.min(OUTBOX.c.created)).select_from(OUTBOX))
-            count, oldest = found.one()
+        count, oldest = await self.database.one(
+            tuple[int, datetime | None], "SELECT count(*), min(created) FROM sampan_outbox"
+        )
         self.backlog.set(count, self.database.name)
         self.age.set((now() - oldest).total_seconds() if oldest else 0.0, self.database.name)
 
@@ -180,8 +194,8 @@ class Relay:
         if time.monotonic() - self._pruned < _PRUNE_SECONDS:
             return
         self._pruned = time.monotonic()
-        async with self.database.connection() as connection:
-            await connection.execute(delete(INBOX).where(INBOX.c.created < now() - timedelta(days=_INBOX_DAYS)))
+        before = now() - timedelta(days=_INBOX_DAYS)
+        await self.database.execute("DELETE FROM sampan_inbox WHERE created < :before", before=before)
 
     async def stop(self) -> None:
         """Publish what is there, for at most 3 s; the rest waits in the table for another relay."""
@@ -199,5 +213,5 @@ class Relay:
                         await self.broker.ready()
                         while await self.relay_once():
                             pass
-            except (SQLAlchemyError, OSError, TimeoutError) as error:
+            except (DatabaseError, SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("outbox of %s not emptied: %s", self.database.name, error)
