@@ -41,6 +41,10 @@ INSTEAD = {
     "sampan down": Instead(
         "sampan cluster --detach --directory other && sampan down --directory other", "other tests use this cluster"
     ),
+    "sampan issuer --port 0": Instead("timeout 3 sampan issuer --port 0 || test $? = 124", "stays in the foreground"),
+    "sampan audit verify orders.audit": Instead(
+        "sampan audit verify orders.audit || test $? = 2", "the log is the reader's"
+    ),
     "sampan down --delete": Instead("sampan down --delete --directory other && ! test -e other", "likewise"),
 }
 

@@ -26,7 +26,9 @@ RUN_ELSEWHERE = {
     "docs/guides/grpc.md": "tests/conformance/ports/test_rpc_guide.py",
     "docs/guides/cache.md": "tests/conformance/ports/test_store_guides.py",
     "docs/guides/objects.md": "tests/conformance/ports/test_store_guides.py",
+    "docs/guides/data.md": "tests/conformance/ports/test_data_guide.py",
     "docs/guides/model.md": "tests/model/test_guide.py",
+    "docs/guides/security.md": "tests/service/security/test_guide.py",
     "docs/guides/service.md": "tests/conformance/ports/test_service_guide.py",
 }
 PRELUDE = """\

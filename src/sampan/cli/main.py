@@ -119,11 +119,11 @@ def parser() -> argparse.ArgumentParser:
     token.add_argument("--seconds", type=int, default=3600, help="how long it is good (3600)")
     token.add_argument("--issuer", metavar="URL", help="whose it is (the one that ran here last)")
 
-    audit = command("audit", "Look at audit logs.", state=False).add_subparsers(dest="action", required=True)
-    verify = audit.add_parser("verify", help="Say whether an audit log is whole, or its first bad line.")
-    verify.add_argument("file", help="the log; its earlier files are found beside it")
-    verify.add_argument("--head", metavar="NUMBER:MAC", help="a head from elsewhere that must lie on the chain")
-    verify.add_argument("--key-file", metavar="FILE", help="the key it was sealed with")
+    audit = command("audit", "Say whether an audit log is whole, or its first bad line.", state=False)
+    audit.add_argument("action", choices=["verify"], help="follow its chain")
+    audit.add_argument("file", help="the log; its earlier files are found beside it")
+    audit.add_argument("--head", metavar="NUMBER:MAC", help="a head from elsewhere that must lie on the chain")
+    audit.add_argument("--key-file", metavar="FILE", help="the key it was sealed with")
     return top
 
 
