@@ -35,7 +35,7 @@ class Connection(asyncio.Protocol):
             return
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         if len(body) >= length:
-            assert head.startswith(b"HTTP/1.1 200"), head
+            self.load.refused += not head.startswith(b"HTTP/1.1 200")
             self.load.latencies.append(time.perf_counter() - self.due)
             self.load.idle.append(self)
             self.load.go(time.perf_counter())
@@ -48,6 +48,7 @@ class Load:
         self.idle: deque[Connection] = deque()
         self.waiting: deque[float] = deque()  # when the requests were due that found no connection free
         self.latencies: list[float] = []
+        self.refused = 0
 
     def go(self, now: float) -> None:
         while self.idle and self.waiting and self.waiting[0] <= now:
@@ -70,7 +71,9 @@ class Load:
         told = {
             f"p{share}": found[min(len(found) - 1, int(len(found) * share / 100))] * 1000 for share in (50, 99, 99.9)
         }
-        sys.stdout.write(json.dumps({**told, "rate": len(found) / (time.perf_counter() - started)}))
+        sys.stdout.write(
+            json.dumps({**told, "rate": len(found) / (time.perf_counter() - started), "refused": self.refused})
+        )
 
 
 if __name__ == "__main__":
