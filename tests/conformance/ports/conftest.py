@@ -24,6 +24,7 @@ from tests.servers.nats import start_nats
 from tests.servers.postgresql import Postgres, start_postgresql
 from tests.servers.rabbitmq import start_rabbitmq
 from tests.servers.redis import start_redis
+from tests.servers.s3 import start_s3
 
 
 @contextlib.contextmanager
@@ -44,6 +45,12 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def own_nats(tmp_path: Path) -> Iterator[Server]:
     """One that a test may kill."""
     with running(start_nats(tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(start_s3(tmp_path_factory.mktemp("s3"))) as server:
         yield server
 
 

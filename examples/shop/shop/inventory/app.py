@@ -18,15 +18,17 @@ CATALOGUE_KEY = "products"
 CATALOGUE_SECONDS = 1.0
 
 
-@app.get("/api/products")
-async def list_products(session: Session) -> Response:
-    """Every product with its price and what is left. At most a second old: stock is checked again when reserved."""
-    cached = await catalogue.get(CATALOGUE_KEY)
-    if cached is None:
+async def load_products() -> bytes:
+    async with inventory_db.transaction() as session:
         rows = await session.execute(select(products).order_by(products.c.id))
-        cached = msgspec.json.encode([dict(row._mapping) for row in rows])
-        await catalogue.set(CATALOGUE_KEY, cached, ttl=CATALOGUE_SECONDS)
-    return Response(cached, media_type="application/json")
+        return msgspec.json.encode([dict(row._mapping) for row in rows])
+
+
+@app.get("/api/products")
+async def list_products() -> Response:
+    """Every product with its price and what is left. At most a second old: stock is checked again when reserved."""
+    found = await catalogue.get_or_load(CATALOGUE_KEY, load_products, CATALOGUE_SECONDS)
+    return Response(found, media_type="application/json")
 
 
 @app.get("/api/products/{product_id}")
