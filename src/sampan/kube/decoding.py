@@ -69,7 +69,9 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -
             name = node.definition.rpartition(".")[2] or owner
             for key, item in value.items():
                 child = node.child(key)
-                if child is not None and (fault := walk(child, item, join(path, key), name)):
+                # a key of a map is no field of Go's
+                where = join(path, key) if key in node.properties else path
+                if child is not None and (fault := walk(child, item, where, name)):
                     return fault
         elif isinstance(value, list):
             for item in value:

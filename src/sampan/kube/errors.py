@@ -95,8 +95,8 @@ def unauthorized(message: str = "Unauthorized") -> ApiError:
     return ApiError(401, "Unauthorized", message)
 
 
-def forbidden(message: str) -> ApiError:
-    return ApiError(403, "Forbidden", message)
+def forbidden(message: str, plural: str = "", name: str = "") -> ApiError:
+    return ApiError(403, "Forbidden", message, {"name": name, "kind": plural} if plural else None)
 
 
 def path_not_found() -> ApiError:

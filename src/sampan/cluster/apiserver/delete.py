@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
 POLICIES = {"Background": None, "Foreground": FOREGROUND, "Orphan": ORPHAN}
+ORPHANING = {"Job"}
+"""Kinds whose dependents stay unless the client says otherwise."""
+LEFT = (
+    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set"
+    " propagationPolicy=Orphan to suppress this warning"
+)
 RETURNED = {"Pod", "Service", "PersistentVolume", "PersistentVolumeClaim"}
 """Kinds whose deletion answers with the object even when it is gone at once."""
 
@@ -77,6 +83,8 @@ class Deleter:
 
     async def delete(self, call: Call) -> Answer:
         kind, options = call.served, read_options(call)
+        if kind.resource.kind in ORPHANING and not {"propagationPolicy", "orphanDependents"} & options.keys():
+            call.warnings.append(LEFT)
         entry, removed = await self.remove(call, kind, call.key, options)
         if removed and kind.resource.kind not in RETURNED:
             return Answer(200, obj=_success(kind, entry.object))
@@ -152,10 +160,11 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
     before = json_copy(obj["metadata"])
     metadata = obj["metadata"]
     finalizers = list(metadata.get("finalizers") or ())
+    asked = options.get("propagationPolicy") or options.get("orphanDependents") is not None
     wanted = POLICIES.get(options.get("propagationPolicy", ""))
-    if options.get("orphanDependents"):
+    if options.get("orphanDependents") or (not asked and kind.resource.kind in ORPHANING):
         wanted = ORPHAN
-    if options.get("propagationPolicy") or options.get("orphanDependents") is not None:
+    if asked or wanted:
         finalizers = [one for one in finalizers if one not in {ORPHAN, FOREGROUND} or one == wanted]
         if wanted and wanted not in finalizers:
             finalizers.append(wanted)

@@ -279,10 +279,11 @@ def _scale_of(obj: Object, paths: ScalePaths) -> Object:
 
         labelled = "matchLabels" in selector or "matchExpressions" in selector
         status["selector"] = str(from_label_selector(selector) if labelled else from_labels(selector))
+    replicas = _lookup(obj, paths.spec) or 0
     return {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": {name: metadata[name] for name in kept if name in metadata},
-        "spec": {"replicas": _lookup(obj, paths.spec) or 0},
+        "spec": {"replicas": replicas} if replicas else {},
         "status": status,
     }

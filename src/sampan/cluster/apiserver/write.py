@@ -31,6 +31,9 @@ POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("contai
 """Subresources of a pod that change only these fields of its spec."""
 SERVER_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
+STATUS_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
+"""What a write of the status of a built-in kind may change besides."""
+
 Change = Callable[[Object], Object]
 """From a fresh copy of the present object, in the version of the request, to the wanted one."""
 
@@ -97,7 +100,7 @@ class Writer:
         if content == patching.STRATEGIC and kind.crd is not None:
             raise ApiError(
                 415, "UnsupportedMediaType",
-                "strategic merge patch is not supported for custom resources - accepted media types include:"
+                "the body of the request was in an unknown format - accepted media types include:"
                 " application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
             )  # fmt: skip
         body, repeated = decode.read_body(call)
@@ -126,13 +129,13 @@ class Writer:
         decode.check_kind(kind, applied)
         if applied["metadata"].get("managedFields"):
             raise bad_request("metadata.managedFields must be nil")
+        if call.query.get("fieldValidation") == "Strict":
+            decode.check_fields(call, kind, applied, repeated)
+        decode.check_applied(call, kind, applied)
         if applied["metadata"].setdefault("name", call.name) != call.name:
             raise bad_request("the name in the applied object does not match the name on the URL")
         if call.namespace and applied["metadata"].setdefault("namespace", call.namespace) != call.namespace:
             raise bad_request("the namespace in the applied object does not match the namespace on the URL")
-        if call.query.get("fieldValidation") == "Strict":
-            decode.check_fields(call, kind, applied, repeated)
-        decode.check_applied(call, kind, applied)
         decode.check_fields(call, kind, applied, repeated)
         wanted_version = applied["metadata"].get("resourceVersion")
 
@@ -202,8 +205,6 @@ class Writer:
         key = f"{call.namespace}/{name}" if call.namespace else name
 
         def mutate(current: Entry | None) -> Object:
-            if current is not None:
-                raise already_exists(resource.plural, name, resource.group)
             self._check_namespace(call, name)
             for field in (*SERVER_METADATA, "selfLink"):
                 if field != "generation":  # a kind that does not count keeps what was given
@@ -223,6 +224,11 @@ class Writer:
             causes = self._metadata_causes(kind, new, name)
             causes += schema.validate(self._storage_schema(kind), new)
             self._refuse(kind, name, _all(causes, lambda: kind.strategy.validate_create(new)))
+            if current is not None:  # last, as upstream: what is wrong with the object is said first
+                error = already_exists(resource.plural, name, resource.group)
+                if current.object["metadata"].get("deletionTimestamp"):
+                    error.message = f"object is being deleted: {error.message}"
+                raise error
             return new
 
         return await self._store(call, kind, key, mutate)
@@ -387,14 +393,17 @@ class Writer:
     def _carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
         """Keep what a write of this kind may not touch: the server's metadata, and the other half of spec/status."""
         if call.subresource == "status":
-            managed = new["metadata"].get("managedFields")
-            status = new.get("status")
+            given, status = new["metadata"], new.get("status")
             new.clear()
             new.update(json_copy({key: value for key, value in old.items() if key != "status"}))
             if status is not None:
                 new["status"] = status
-            if managed is not None:
-                new["metadata"]["managedFields"] = managed
+            for field in ("managedFields", *(() if kind.crd else STATUS_METADATA)):
+                if field == "labels" and kind.resource.kind == "Deployment":
+                    continue
+                new["metadata"].pop(field, None)
+                if given.get(field) is not None:
+                    new["metadata"][field] = given[field]
             return
         if call.subresource in POD_PARTS:
             spec = new.get("spec") or {}

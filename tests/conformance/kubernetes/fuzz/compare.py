@@ -10,7 +10,8 @@ from tests.conformance.kubernetes.wire import Reply
 _UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _ADDRESS = re.compile(r"10\.96\.\d+\.\d+")
-_GOT = re.compile(r", got &.*$")  # Go's memory of a value, written in several ways
+_GOT = re.compile(r", got (&.*|bool|string|int|map|list)$")  # Go's memory of a value, written in several ways
+_WHY = re.compile(r"(?<=due to an error in our request): .*$")  # which step of a JSON patch failed: ours says so
 _VERSION = re.compile(r"(?<=ResourceVersion in record \()\d+|(?<=resource version: )\d+|(?<=current: )\d+")
 # made up by each side for itself
 _OWN = frozenset({"uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "time", "continue"})
@@ -19,7 +20,7 @@ _PORTS = frozenset({"nodePort", "healthCheckNodePort"})
 
 def text(value: str) -> str:
     value = _ADDRESS.sub("ADDRESS", _TIME.sub("TIME", _UID.sub("UID", value)))
-    return _VERSION.sub("N", _GOT.sub(", got VALUE", value))
+    return _VERSION.sub("N", _WHY.sub("", _GOT.sub(", got VALUE", value)))
 
 
 def plain(value: Any) -> Any:

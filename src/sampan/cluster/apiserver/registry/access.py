@@ -80,7 +80,10 @@ class Binding(TableStrategy):
                 faults.one_of(f"{where}.kind", kind, _SUBJECTS)
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
-        faults.immutable("roleRef", new.get("roleRef"), old.get("roleRef"), "cannot change roleRef")
+        if new.get("roleRef") != old.get("roleRef"):
+            after = sub(new, "roleRef")  # shown as Go names its fields
+            shown = {name: after.get(name[0].lower() + name[1:]) or "" for name in ("APIGroup", "Kind", "Name")}
+            faults.invalid("roleRef", shown | {"APIGroup": after.get("apiGroup") or ""}, "cannot change roleRef")
 
 
 class ClusterBinding(Binding):

@@ -84,4 +84,4 @@ def validate_selector(faults: Faults, obj: Object, noun: str) -> None:
     before = len(faults.causes)
     faults.label_selector("spec.selector", selector)
     if len(faults.causes) == before and not selectors.from_label_selector(selector).matches(labels):
-        faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+        faults.invalid("spec.template.metadata.labels", labels or None, "`selector` does not match template `labels`")

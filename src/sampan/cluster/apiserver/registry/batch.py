@@ -97,7 +97,9 @@ class Job(TableStrategy):
         faults.label_selector("spec.selector", selector)
         labels = sub(spec, "template", "metadata").get("labels") or {}
         if len(faults.causes) == before and not selectors.from_label_selector(selector).matches(labels):
-            faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+            faults.invalid(
+                "spec.template.metadata.labels", labels or None, "`selector` does not match template `labels`"
+            )
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         after, before = sub(new, "spec"), sub(old, "spec")

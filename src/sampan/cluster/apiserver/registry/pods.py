@@ -90,7 +90,9 @@ class Pod(TableStrategy):
         if name != "default" and ctx.get(kinds.SERVICE_ACCOUNT, name, ctx.namespace) is None:
             raise forbidden(
                 f'pods "{obj["metadata"].get("name") or ""}" is forbidden: error looking up service account'
-                f' {ctx.namespace}/{name}: serviceaccount "{name}" not found'
+                f' {ctx.namespace}/{name}: serviceaccount "{name}" not found',
+                "pods",
+                obj["metadata"].get("name") or "",
             )
         spec["serviceAccountName"] = spec["serviceAccount"] = name
 
@@ -103,7 +105,7 @@ class Pod(TableStrategy):
             found = ctx.get(kinds.PRIORITY_CLASS, name, None)
             if found is None:
                 pod = obj["metadata"].get("name") or ""
-                raise forbidden(f'pods "{pod}" is forbidden: no PriorityClass with name {name} was found')
+                raise forbidden(f'pods "{pod}" is forbidden: no PriorityClass with name {name} was found', "pods", pod)
         else:
             found = next((c for c in ctx.list(kinds.PRIORITY_CLASS, None) if c.get("globalDefault")), None)
             if found is not None:

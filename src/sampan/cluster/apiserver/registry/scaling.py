@@ -39,6 +39,8 @@ class Autoscaler(TableStrategy):
 
     def default(self, obj: Object) -> None:
         super().default(obj)
+        if isinstance(status := obj.setdefault("status", {}), dict):
+            status.setdefault("currentMetrics", None)
         spec = obj.get("spec")
         if isinstance(spec, dict) and obj.get("apiVersion") != "autoscaling/v1" and not spec.get("metrics"):
             target = {"type": "Utilization", "averageUtilization": 80}
@@ -136,7 +138,9 @@ class DisruptionBudget(TableStrategy):
     def validate(self, faults: Faults, obj: Object) -> None:
         spec: Any = sub(obj, "spec")
         if spec.get("minAvailable") is not None and spec.get("maxUnavailable") is not None:
-            faults.invalid("spec", spec, "minAvailable and maxUnavailable cannot be both set")
+            fields = ("minAvailable", "selector", "maxUnavailable", "unhealthyPodEvictionPolicy")
+            shown = {field[0].upper() + field[1:]: spec.get(field) for field in fields}  # as Go names them
+            faults.invalid("spec", shown, "minAvailable and maxUnavailable cannot be both set")
         for key in ("minAvailable", "maxUnavailable"):
             part_or_percent(faults, f"spec.{key}", spec.get(key))
         faults.label_selector("spec.selector", spec.get("selector"))

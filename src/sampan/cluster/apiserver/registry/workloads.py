@@ -105,7 +105,9 @@ class ReplicationController(TableStrategy):
         if not selector:
             faults.required("spec.selector")
         elif any(labels.get(key) != value for key, value in selector.items()):
-            faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+            faults.invalid(
+                "spec.template.metadata.labels", labels or None, "`selector` does not match template `labels`"
+            )
         validate_template(faults, obj)
 
 
@@ -140,6 +142,8 @@ class StatefulSet(Workload):
 
     def default(self, obj: Object) -> None:
         super().default(obj)
+        if isinstance(annotations := obj["metadata"].setdefault("annotations", {}), dict):
+            annotations.setdefault(TEMPLATE_GENERATION, "1")
         strategy = sub(obj, "spec", "updateStrategy")
         if strategy.get("type") == "RollingUpdate":
             if strategy.get("rollingUpdate") is None:
@@ -186,6 +190,9 @@ class StatefulSet(Workload):
                 " 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and"
                 " 'minReadySeconds' are forbidden",
             )
+
+
+TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 
 
 class DaemonSet(Workload):
