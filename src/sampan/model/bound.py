@@ -154,7 +154,7 @@ class BoundConfig(Protocol):
     @property
     def value(self) -> Any: ...
 
-    def on_change(self, callback: Callable[[Any], None]) -> Callable[[], None]: ...
+    def on_change(self, callback: Callable[[Any], object]) -> Callable[[], None]: ...
 
 
 class Reply(Protocol):
@@ -174,6 +174,20 @@ class Reply(Protocol):
     def decode(self, type: type[T]) -> T: ...
 
 
+class Streamed(Protocol):
+    """A reply whose body is read as it comes: `async for part in reply`."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def read(self) -> bytes: ...
+
+
 class ServiceClient(Protocol):
     """Calls another service over HTTP. Paths are relative to its root; `timeout` is in seconds.
 
@@ -191,6 +205,8 @@ class ServiceClient(Protocol):
     async def patch(self, path: str, **options: Any) -> Reply: ...
 
     async def delete(self, path: str, **options: Any) -> Reply: ...
+
+    def stream(self, method: str, path: str, **options: Any) -> AbstractAsyncContextManager[Streamed]: ...
 
 
 class ServiceChannel(Protocol):
