@@ -100,7 +100,8 @@ class Runner:
             bind = load_string("sampan.service.rpc.binding:bind_server", "binder")
             bind(process, service, application, self.middleware)
         if os.environ.get("SAMPAN_DISCOVERY"):
-            load_string("sampan.service.discovery.binding:bind_registration", "binder")(process, self.port)
+            register = load_string("sampan.service.discovery.binding:bind_registration", "binder")
+            register(process, self.port, "https" if secured.tls else "http")
         self.watchdog = Watchdog(process.registry, os.environ.get("SAMPAN_ENVIRONMENT") == "dev")
         self.stop, self.signalled = asyncio.Event(), False
 

@@ -93,7 +93,7 @@ class Process:
         self.output = logs.configure(self.identity, self.redactor, os.environ.get("SAMPAN_LOG_LEVEL", "INFO"))
         self.lifecycle = Lifecycle()
         self.checks: list[Check] = []
-        self.readiness = Readiness(self.checks)
+        self.readiness = Readiness(self.checks, self.registry)
         self.databases: dict[str, SqlDatabase] = {}
         self.shared: dict[str, Any] = {}  # what several handles of one kind share, for instance the broker's connection
         self._bound: list[Handle | Service] = []

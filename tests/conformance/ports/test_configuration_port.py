@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -328,6 +329,35 @@ async def test_etcd_compacted_during_a_break_is_read_anew(etcd: EtcdServer, tmp_
             await until(lambda: config.value == Settings(most=5), "the present state")
             store.put(most="6")
             await until(lambda: config.value.most == 6, "and on from there")
+
+
+async def test_etcd_half_open_is_noticed_by_its_silence(
+    etcd: EtcdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sampan.service.coordination.etcd.SILENCE_SECONDS", 0.5)
+    store = Store("etcd", tmp_path, etcd)
+    store.put(most="1")
+    with FaultProxy(("127.0.0.1", etcd.port)) as proxy:
+        async with store.follow(proxy.port) as config:
+            await asyncio.sleep(0.2)
+            proxy.blackhole = True  # what is sent into it is lost, the connection stays
+            store.put(most="2")
+            await asyncio.sleep(0.2)
+            proxy.blackhole = False
+            await until(lambda: config.value.most == 2, "the change that was swallowed")
+
+
+async def test_etcd_set_up_anew_is_read_anew(etcd: EtcdServer, tmp_path: Path) -> None:
+    """Its revisions begin again: a watch from the old one would wait for ever."""
+    store = Store("etcd", tmp_path, etcd)
+    for number in range(20):
+        store.put(most=str(number + 2))
+    async with store.follow() as config:
+        etcd.kill()
+        shutil.rmtree(tmp_path / "etcd")
+        etcd.start()
+        store.put(most="77")
+        await until(lambda: config.value.most == 77, "the new state")
 
 
 async def test_etcd_with_users(etcd: EtcdServer, tmp_path: Path) -> None:

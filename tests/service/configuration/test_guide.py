@@ -120,7 +120,7 @@ def test_the_guide_to_configuration(tmp_path: Path, etcd: EtcdServer, serve: Cal
 def test_the_guide_to_the_life_of_a_process(tmp_path: Path, serve: Callable[..., Served]) -> None:
     write("docs/guides/lifecycle.md", tmp_path)
     orders = serve("orders", SAMPAN_DRAIN_SECONDS="0.1").up()
-    until(lambda: orders.get("/") > 5, what="swept, also after it failed once")
+    until(lambda: (orders.get("/") or 0) > 5, what="swept, also after it failed once")
     assert "background shop.work:sweep failed: the third time fails" in orders.log.read_text()
     checks = orders.get("/ready?verbose")["checks"]
     assert {name: check["answer"] for name, check in checks.items()} == {

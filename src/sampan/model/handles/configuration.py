@@ -48,7 +48,7 @@ class Config(Handle, Generic[S]):
         value: S = bound.value
         return value
 
-    def on_change(self, callback: Callable[[S], None]) -> Callable[[], None]:
-        """Call back with the new settings after each change; the returned function ends that."""
+    def on_change(self, callback: Callable[[S], object]) -> Callable[[], None]:
+        """Call back, or await, with the new settings after each change; the returned function ends that."""
         bound: BoundConfig = self._need()
         return bound.on_change(callback)

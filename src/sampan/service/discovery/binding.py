@@ -80,18 +80,17 @@ def bind_discovery(process: Process) -> None:
     process.shared["client endpoints"] = endpoints
 
 
-def bind_registration(process: Process, port: int) -> None:
-    registration = Registration(open_registry(process), instance_of(process, port), process.readiness)
+def bind_registration(process: Process, port: int, scheme: str) -> None:
+    registration = Registration(open_registry(process), instance_of(process, port, scheme), process.readiness)
     process.add(Stage.REGISTRATION, "registration", registration)
     process.checks.append(Check("registration", registration.check, lambda: False))
 
 
-def instance_of(process: Process, port: int) -> Instance:
+def instance_of(process: Process, port: int, scheme: str) -> Instance:
     """This process as others call it: its pod's address, and otherwise the name of the machine."""
     host = os.environ.get("SAMPAN_POD_IP") or os.environ.get("POD_IP") or socket.gethostname()
     host = f"[{host}]" if ":" in host else host
     name = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{port}"
-    scheme = process.shared.get("scheme", "http")
     known = {key: value for key in ("version",) if (value := process.identity.get(key))}
     return Instance(process.workload.name, name, f"{scheme}://{host}:{port}", known)
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from sampan.service.lifecycle import USER_CHECKS
+from sampan.service.telemetry.metrics import Registry
 
 CHECK_SECONDS: Final = 1.5  # less than a probe of the kubelet waits, so that its answer says which check hangs
 _KEEP_SECONDS: Final = 0.25
@@ -51,13 +52,15 @@ class Result:
 class Readiness:
     """Asks all dependencies at once; the answer is shared by those who ask within a quarter of a second."""
 
-    def __init__(self, checks: Iterable[Any] = ()) -> None:
+    def __init__(self, checks: Iterable[Any] = (), registry: Registry | None = None) -> None:
         self.checks = checks if isinstance(checks, list) else list(checks)
         self.started = False
         self.draining = False
         self.results: dict[str, Result] = {}
         self._asking: asyncio.Future[None] | None = None
         self._asked = 0.0
+        registry = registry or Registry()
+        self.up = registry.gauge("dependency_up", "Whether a dependency answers its check.", ("dependency",))
 
     def every(self) -> list[Any]:
         """Those of the process and those of the user's code, which may be declared at any time."""
@@ -96,6 +99,7 @@ class Readiness:
         else:
             answer = _words(probing.exception())
         self.results.setdefault(check.name, Result()).take(answer, time.perf_counter() - begun)
+        self.up.set(float(answer == "ok"), check.name)
 
 
 def _words(error: BaseException | None) -> str:
