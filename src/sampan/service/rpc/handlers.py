@@ -58,11 +58,13 @@ _MESSAGES: Final = {
 
 
 class Served(msgspec.Struct, gc=False):
-    """One call served, for its line in the access log. `start` is Unix time, `duration` in seconds."""
+    """One call served, for its line in the access log. `status` is what HTTP has for the `code`; `start` is Unix time,
+    `duration` in seconds."""
 
     context: Context
     method: str
-    code: grpc.StatusCode
+    code: str
+    status: int
     start: float
     duration: float
     client: str
@@ -152,15 +154,17 @@ class Calls:
         finally:
             self.in_flight -= 1
             seconds = time.perf_counter() - clock
-            span.set("rpc.response.status_code", NAMES[code])
-            if code in codes.SERVER_ERRORS and not span.error:
-                span.fail(NAMES[code])
+            # a member of an enum is slow to look up: most calls need not
+            name, status = ("OK", 200) if code is _OK else (NAMES[code], codes.HTTP[code])
+            span.set("rpc.response.status_code", name)
+            if status != 200 and code in codes.SERVER_ERRORS and not span.error:
+                span.fail(name)
             span.__exit__(None, None, None)
             for guard in guards[:entered]:
-                guard.leave(scope, context, codes.HTTP[code], seconds)
-            self.requests.add(*names, NAMES[code])
+                guard.leave(scope, context, status, seconds)
+            self.requests.add(*names, name)
             self.durations.observe(seconds, *names)
-            self._record(Served(context, method, code, started, seconds, rpc.peer(), agent, error))
+            self._record(Served(context, method, name, status, started, seconds, rpc.peer(), agent, error))
 
     # -- access log ------------------------------------------------------------------------------------------------
 
@@ -356,13 +360,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def access_line(served: Served, identity: dict[str, str]) -> bytes:
-    context, code = served.context, served.code
+    context, status = served.context, served.status
     address = guarding.peer_address(served.client)
-    status = codes.HTTP[code]
     attributes = _Attributes(
         "grpc",
         served.method[1:],
-        NAMES[code],
+        served.code,
         round(served.duration * 1000, 3),
         address[0] if address else "",
         served.user_agent,
@@ -373,7 +376,7 @@ def access_line(served: Served, identity: dict[str, str]) -> bytes:
         _Line(
             timestamp(served.start + served.duration),
             "ERROR" if status >= 500 and status not in (501, 503) else "INFO",
-            f"gRPC {served.method} {NAMES[code]}",
+            f"gRPC {served.method} {served.code}",
             attributes,
             context.trace_id,
             context.span_id,
