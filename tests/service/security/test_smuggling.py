@@ -179,6 +179,9 @@ async def test_injected_response_headers_are_an_error(securing: Securing, header
         assert statuses(answer) == [500]
         assert b"admin" not in answer
         assert b"hello" not in answer
+        assert b'{"error":"internal server error"}' in answer
+        served: Any = service.process.registry.metrics["http_requests_total"]
+        assert served.value("GET", "/", "500") == 1
 
 
 async def test_the_head_and_body_of_an_answer_are_as_the_application_said(securing: Securing) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from sampan.service.http.errors import InvalidResponse
 from sampan.service.http.record import Span, access_line, server_spans
 from sampan.service.http.routes import Routes, watch_django
 from sampan.service.telemetry import tracing
@@ -52,6 +53,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = tuple[tuple[bytes, bytes], ...]
 Endpoint = Callable[[Scope], Awaitable[tuple[int, str, bytes]]]  # -> status, content type, body
 
 _READ: Final = (TRACEPARENT, TRACESTATE, BAGGAGE, REQUEST_ID, TIMEOUT_MS, B3, B3_TRACE, B3_SPAN, B3_SAMPLED, B3_FLAGS)
@@ -110,6 +112,7 @@ class Middleware:
         self.sockets = registry.counter("websocket_connections_total", "Websockets ended.", ("path", "status"))
         self.open_sockets = registry.gauge("websocket_connections_active", "Websockets open.")
         self.routes = Routes()
+        self._ours: tuple[Headers, frozenset[bytes], tuple[bytes, int]] | None = None
         self.spans: deque[Span] = deque(maxlen=512)  # the latest written, to look at
         self._known: dict[tuple[str, str], tuple[Series, dict[int, Labels]]] = {}  # what a route's requests have alike
         self._pending: list[Span] = []
@@ -156,7 +159,7 @@ class Middleware:
                 status = message["status"]
                 headers = [*message.get("headers", ()), request_id]
                 if self.response_headers:
-                    self._add_headers(headers)
+                    self._add_headers(scope, message, headers)
                 if self.draining:
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
@@ -194,6 +197,8 @@ class Middleware:
             if "sampan.left" in scope and type(failure) is TimeoutError:
                 error = "cancelled"
                 return
+            if isinstance(failure, InvalidResponse):
+                status = 0  # nothing of what it said was sent
             overdue = context.deadline is not None and context.deadline <= time.monotonic()
             answer = 504 if overdue and type(failure) is TimeoutError else getattr(failure, "http_status", 500)
             unsent = not status or (bool(held) and answer != 500)
@@ -216,9 +221,21 @@ class Middleware:
                 guard.leave(scope, context, status, seconds)
             self._account(scope, context, (agent, host), status, (started, seconds), error)
 
-    def _add_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
-        present = {name.lower() for name, _ in headers}
-        headers += [header for header in self.response_headers if header[0] not in present]
+    def _add_headers(self, scope: Scope, message: Message, headers: list[tuple[bytes, bytes]]) -> None:
+        """Add `response_headers`, save those that the application has set itself."""
+        ours = self._ours
+        if ours is None or ours[0] is not self.response_headers:
+            ours = self._ours = _prepared(self.response_headers)
+        _, names, head = ours
+        for name, _ in headers:
+            if name in names or name.lower() in names:
+                present = {name.lower() for name, _ in headers}
+                headers += [header for header in self.response_headers if header[0] not in present]
+                return
+        if "sampan.peer" in scope:  # our own protocol takes them as they are
+            message["sampan.head"] = head
+        else:
+            headers += self.response_headers
 
     def _decide_quiet(self) -> bool:
         """Whether FastAPI's own OpenTelemetry is to be silent, which would make every span twice: unless the
@@ -433,6 +450,12 @@ class Middleware:
     def exposed(self) -> None:
         """Bring gauges up to date before an exposition."""
         self.active.set(self._in_flight)
+
+
+def _prepared(headers: Headers) -> tuple[Headers, frozenset[bytes], tuple[bytes, int]]:
+    """`headers`, their names, and the lines of them with their number, as the protocol writes them."""
+    block = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return headers, frozenset(name.lower() for name, _ in headers), (block, len(headers))
 
 
 async def _refuse(refusal: Refusal, send: Send) -> None:
