@@ -37,6 +37,10 @@ def settle(schema: Schema, value: Any) -> None:
         for name, _, zero in _fields(schema):
             if value.get(name) is None:
                 value[name] = {} if zero == {} else zero
+        if schema.definition.endswith("Status"):  # what only controllers fill is null until then
+            for name in schema.raw.get("required", ()):
+                if name not in value and (child := properties.get(name)) is not None and child.type == "array":
+                    value[name] = None
         empty = []
         for name, item in value.items():
             if isinstance(item, (dict, list)):

@@ -95,6 +95,8 @@ class Side:
         """Remove everything, finalizers or not."""
         for kind in KINDS:
             for item in self.wire.get(root(kind)).body["items"]:
+                if item["metadata"]["name"] not in NAMES:
+                    continue
                 path = f"{root(kind)}/{item['metadata']['name']}"
                 if item["metadata"].get("finalizers"):
                     self.wire.patch(path, {"metadata": {"finalizers": None}})

@@ -39,8 +39,6 @@ class Autoscaler(TableStrategy):
 
     def default(self, obj: Object) -> None:
         super().default(obj)
-        if isinstance(status := obj.setdefault("status", {}), dict):
-            status.setdefault("currentMetrics", None)
         spec = obj.get("spec")
         if isinstance(spec, dict) and obj.get("apiVersion") != "autoscaling/v1" and not spec.get("metrics"):
             target = {"type": "Utilization", "averageUtilization": 80}

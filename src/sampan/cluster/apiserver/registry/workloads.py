@@ -142,8 +142,6 @@ class StatefulSet(Workload):
 
     def default(self, obj: Object) -> None:
         super().default(obj)
-        if isinstance(annotations := obj["metadata"].setdefault("annotations", {}), dict):
-            annotations.setdefault(TEMPLATE_GENERATION, "1")
         strategy = sub(obj, "spec", "updateStrategy")
         if strategy.get("type") == "RollingUpdate":
             if strategy.get("rollingUpdate") is None:
@@ -205,6 +203,8 @@ class DaemonSet(Workload):
 
     def default(self, obj: Object) -> None:
         super().default(obj)
+        if isinstance(annotations := obj["metadata"].setdefault("annotations", {}), dict):
+            annotations.setdefault(TEMPLATE_GENERATION, "1")
         strategy = sub(obj, "spec", "updateStrategy")
         if strategy.get("type") == "RollingUpdate":
             if strategy.get("rollingUpdate") is None:
