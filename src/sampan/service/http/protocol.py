@@ -94,6 +94,10 @@ class Cycle(RequestResponseCycle):
                 self.keep_alive, closing = False, True
             content += (name, b": ", value, b"\r\n")
             count += 1
+        ready = message.get("sampan.head")  # header lines that every answer bears, as they go out, and their number
+        if ready is not None:
+            content.append(ready[0])
+            count += ready[1]
         if length is not None and chunked is not None:
             raise InvalidResponse("the answer has both content-length and transfer-encoding")
         if not self.keep_alive and not closing:
@@ -344,6 +348,17 @@ class Protocol(HttpToolsProtocol):
         self.drained = 0
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """As uvicorn's, without a timer for each answer: `tick` ends connections that stay idle."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self.phase == IDLE:
+            self.seconds = 0
+
     def tick(self) -> None:
         """Once a second: what takes too long is ended."""
         limits = self.limits
@@ -355,7 +370,11 @@ class Protocol(HttpToolsProtocol):
                 self.fail(Fault(408, "the request did not arrive in time"))
             elif self.phase == BODY and self.seconds > limits.body_seconds + self.body_bytes / limits.body_rate:
                 self.fail(Fault(408, "the body did not arrive in time"))
-            elif self.phase == IDLE and self.cycle is None and self.seconds > self.timeout_keep_alive:
+            elif (
+                self.phase == IDLE
+                and (self.cycle is None or self.cycle.response_complete)
+                and self.seconds > self.timeout_keep_alive
+            ):
                 self.transport.close()
         if self.flow.write_paused:
             unsent = self.transport.get_write_buffer_size()
