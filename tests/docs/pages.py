@@ -33,7 +33,7 @@ INSTEAD = {
     "git clone ... && cd sampan": Instead(NOT_RUN, "the address is the reader's"),
     "./dev test conformance": Instead("./dev --help | grep './dev test'", "it is what runs this"),
     ".venv/bin/python -m tests.conformance.kubernetes.fuzz --operations 10000 --seed 1": Instead(
-        "cd $ROOT && python -m tests.conformance.kubernetes.fuzz --help >/dev/null", "takes minutes"
+        NOT_RUN, "takes minutes"
     ),
     "./dev test": Instead("./dev --help | grep './dev test'", "it is what runs this"),
     "./dev lint": Instead("./dev --help | grep './dev lint'", "runs beside the tests"),
