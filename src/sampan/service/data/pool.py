@@ -123,10 +123,10 @@ class ConnectionPool:
         self._wait = registry.histogram("db_pool_wait_seconds", "Waiting for a connection.", ("database",))
         self._connects = registry.counter("db_pool_connects_total", "Connections opened.", ("database",))
         self._errors = registry.counter("db_pool_errors_total", "What went wrong, by kind.", ("database", "kind"))
-        self.show()
+        registry.before.append(self.show)
 
     def show(self) -> None:
-        """Bring the gauges up to date; asked for where metrics are read."""
+        """Bring the gauges up to date."""
         idle = len(self.idle)
         self._gauge.set(self.total - idle, self.name, "used")
         self._gauge.set(idle, self.name, "idle")
@@ -162,7 +162,6 @@ class ConnectionPool:
         waiter: asyncio.Future[Slot | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         started = time.perf_counter()
-        self.show()
         try:
             async with asyncio.timeout(limit):
                 slot = await waiter
@@ -186,7 +185,6 @@ class ConnectionPool:
             ) from None
         finally:
             self._wait.observe(time.perf_counter() - started, self.name)
-            self.show()
         return await self._open(counted=True) if slot is None else slot
 
     async def _open(self, counted: bool = False) -> Slot:
