@@ -14,6 +14,7 @@ from sampan.service.resilience.guards import guards
 from sampan.service.security.authenticators import Credentials, Rejected, Verified
 from sampan.service.security.caller import Caller
 from sampan.service.security.guard import SecurityGuard
+from sampan.service.telemetry.context import Context
 from sampan.service.telemetry.metrics import Registry
 from tests.service.rpc.echo import NAME, Echo, plain_client, say, serving
 
@@ -87,3 +88,22 @@ async def test_limits_refuse_with_a_time_to_wait() -> None:
             await stub.Order(say("a"))
     assert (failed.value.code(), failed.value.details()) == (Code.RESOURCE_EXHAUSTED, "too many requests")
     assert int(dict(failed.value.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1000
+
+
+async def test_a_trusted_proxy_says_who_the_client_is() -> None:
+    class Seeing:
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def enter(self, scope: Any, context: Context) -> None:
+            self.seen.append((scope["client"][0], scope["sampan.peer"]))
+
+        def leave(self, scope: Any, context: Context, status: int, seconds: float) -> None: ...
+
+    guard = Seeing()
+    async with serving(guards=(guard,)) as served, plain_client(served.target) as stub_:
+        stub: Any = stub_
+        for forwarded in ("", "203.0.113.9, 10.0.0.7", "nonsense"):
+            await stub.Say(say("a"), metadata=(("x-forwarded-for", forwarded),) if forwarded else ())
+    here = "127.0.0.1"
+    assert guard.seen == [(here, here), ("203.0.113.9", here), (here, here)]

@@ -30,9 +30,9 @@ def peer_address(peer: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port) if port.isdigit() else 0
 
 
-def scope_of(method: str, rpc: Any, metadata: Metadata) -> Scope:
+def scope_of(method: str, rpc: Any, metadata: Metadata, secure: bool) -> Scope:
     """An ASGI scope of type http, as HTTP's server makes it: also with `sampan.peer`, the client that a trusted proxy
-    names, and a client's certificate in ASGI's TLS extension."""
+    names, and, where the connection is `secure`, a client's certificate in ASGI's TLS extension."""
     headers = [
         (name.encode("latin-1"), value.encode("utf-8") if isinstance(value, str) else value)
         for name, value in metadata
@@ -40,11 +40,9 @@ def scope_of(method: str, rpc: Any, metadata: Metadata) -> Scope:
     ]
     peer = peer_address(rpc.peer())
     client = peer
-    if peer is not None and _proxies().trusts(peer[0]):
-        forwarded = ",".join(str(value) for name, value in metadata if name == "x-forwarded-for")
-        client = _proxies().client(forwarded) or peer
-    auth: dict[str, list[bytes]] = rpc.auth_context()
-    secure = auth.get("transport_security_type") == [b"ssl"]
+    forwarded = [str(value) for name, value in metadata if name == "x-forwarded-for"]
+    if forwarded and peer is not None and _proxies().trusts(peer[0]):
+        client = _proxies().client(",".join(forwarded)) or peer
     scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -64,6 +62,7 @@ def scope_of(method: str, rpc: Any, metadata: Metadata) -> Scope:
         "sampan.rpc": True,
     }
     if secure:
+        auth: dict[str, list[bytes]] = rpc.auth_context()
         pem = next(iter(auth.get("x509_pem_cert") or ()), None)
         certificate = credentials.described(pem) if pem else None
         scope["extensions"]["tls"] = {

@@ -93,6 +93,7 @@ class Calls:
         )
         registry.gauge("rpc_server_requests_active", "gRPC calls being served.", read=lambda: float(self.in_flight))
         self.in_flight = 0
+        self.secure = False  # whether connections are TLS, which the server knows
         self._pending: list[Served] = []
 
     # -- around a handler ------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ class Calls:
         span.__enter__()
         try:
             if guards:
-                scope = guarding.scope_of(method, rpc, metadata)
+                scope = guarding.scope_of(method, rpc, metadata, self.secure)
                 for guard in guards:
                     await _ask(guard, scope, context, rpc)
                     entered += 1

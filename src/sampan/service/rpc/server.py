@@ -66,6 +66,7 @@ class Server:
 
     async def start(self) -> None:
         """Raises RuntimeError when the address is taken or the services cannot be added."""
+        self.calls.secure = self.identity is not None
         server = grpc.aio.server(options=options(self.declared))
         registrar = Registrar(server, self.calls)
         try:
