@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from benchmarks import Row
 
-MODULES = ("http", "start", "messages", "calls", "cache", "rpc", "data")
+MODULES = ("http", "start", "discovery", "messages", "calls", "cache", "rpc", "data", "security")
 
 
 def run() -> Iterable[Row]:

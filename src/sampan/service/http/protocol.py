@@ -31,10 +31,9 @@ IDLE, HEAD, BODY = 0, 1, 2  # what is expected next from the client
 
 _UNSAFE: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_SEEN: Final = frozenset(
-    {b"host", b"expect", b"content-length", b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-proto"}
-)
-_names: set[bytes] = set()  # names of response headers known to be good
+_SEEN: Final = frozenset({b"expect", b"content-length", b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-proto"})
+_TELLING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_names: dict[bytes, bytes] = {}  # names of response headers known to be good -> in lower case
 
 
 class Fault(Exception):
@@ -81,10 +80,10 @@ class Cycle(RequestResponseCycle):
         content, closing = [STATUS_LINE[status]], False
         count = 1
         for written, value in (*self.default_headers, *message.get("headers", ())):
-            if written not in _names:
-                _check(written)
-            name = written.lower()
-            if name == b"content-length":
+            name = _names.get(written) or _checked(written)
+            if name not in _TELLING:
+                pass
+            elif name == b"content-length":
                 if length is not None or not value.isdigit():
                     raise InvalidResponse("the answer has two content-lengths, or one that is no number")
                 length = int(value)
@@ -146,11 +145,14 @@ class Cycle(RequestResponseCycle):
         self.on_response()
 
 
-def _check(name: bytes) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidResponse(f"the answer has a header called {name[:60]!r}")
+def _checked(written: bytes) -> bytes:
+    """A header's name in lower case."""
+    if not _NAME.fullmatch(written):
+        raise InvalidResponse(f"the answer has a header called {written[:60]!r}")
+    name = written.lower()
     if len(_names) < 1000:
-        _names.add(name)
+        _names[written] = name
+    return name
 
 
 class Protocol(HttpToolsProtocol):
@@ -214,8 +216,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.phase, self.seconds = HEAD, 0
-        self.hosts, self.body_bytes, self.length = 0, 0, 0
+        self.phase = HEAD
+        self.seconds = self.hosts = self.body_bytes = self.length = 0
         self.host = self.transfer = self.forwarded_for = self.forwarded_proto = b""
         self.scope["sampan.peer"] = self.peer  # type: ignore[typeddict-unknown-key]
         if self.extensions is not None:
@@ -225,14 +227,15 @@ class Protocol(HttpToolsProtocol):
         if self.phase == BODY:
             return  # a trailer: it comes too late to be judged, so nobody gets to see it
         name = name.lower()
-        if name in _SEEN:
+        if name == b"host":
+            self.hosts += 1
+            self.host = value
+        elif name in _SEEN:
             self._seen(name, value)
         self.headers.append((name, value))
 
     def _seen(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            self.hosts, self.host = self.hosts + 1, value
-        elif name == b"content-length":
+        if name == b"content-length":
             self.length = int(value)
         elif name == b"transfer-encoding":
             self.transfer = self.transfer + b"," + value if self.transfer else value
