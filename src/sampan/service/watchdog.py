@@ -46,7 +46,7 @@ class Watchdog:
         self.every = 0.05 if development else 0.5
         self._ticked = self._due = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline, self._code = float("inf"), 1
+        self._deadline, self._code, self._left = float("inf"), 1, False
         self._watched = threading.get_ident()
 
     def start(self) -> None:
@@ -64,7 +64,7 @@ class Watchdog:
         """All is stopped: the interpreter has a second to end, whatever tasks and threads would not."""
         if self._timer is not None:
             self._timer.cancel()
-        self.development, self.limit = False, float("inf")
+        self.development, self.limit, self._left = False, float("inf"), True
         self.end_by(time.monotonic() + _LEAVING, code)
 
     def _next(self) -> None:
@@ -79,11 +79,18 @@ class Watchdog:
     def _watch(self) -> None:
         reported, warned = 0.0, -_WARN_EVERY
         while True:
+            before = time.monotonic()
             time.sleep(min(self.every, self.limit / 4))
             now, ticked = time.monotonic(), self._ticked
             if now > self._deadline:
-                _end(self._code)
+                # past logging, whose locks the thread that hangs may hold
+                os.write(
+                    2, b"sampan: ending, past what would not end\n" if self._left else b"sampan: not stopped in time\n"
+                )
+                os._exit(self._code)
             silent = now - ticked - self.every
+            if now - before > self.limit / 2:
+                continue  # this thread did not run either: the whole process, or the machine, was paused
             if silent > self.limit and reported != ticked:
                 reported = ticked
                 self.stuck.add()
@@ -99,9 +106,3 @@ class Watchdog:
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._watched)
         return "".join(traceback.format_stack(frame)[-30:]) if frame is not None else ""
-
-
-def _end(code: int) -> None:
-    # past logging, whose locks the thread that hangs may hold
-    os.write(2, b"sampan: ending, with something that would not\n" if code == 0 else b"sampan: not stopped in time\n")
-    os._exit(code)

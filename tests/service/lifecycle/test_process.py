@@ -213,6 +213,18 @@ def test_a_stuck_loop_is_noticed_with_its_stack_once_and_ends_by_its_deadline(st
     request.wait(10)
 
 
+def test_a_process_that_was_paused_is_not_stuck(start: Start) -> None:
+    service = start("web", SAMPAN_STUCK_SECONDS="0.4").up()
+    service.process.send_signal(signal.SIGSTOP)
+    time.sleep(1.2)
+    service.process.send_signal(signal.SIGCONT)
+    until(lambda: service.get("/health")[0] == 200, what="going on")
+    time.sleep(0.5)
+    assert "has not turned" not in service.output()
+    service.process.terminate()
+    assert service.process.wait(20) == 0
+
+
 def test_a_second_signal_ends_a_stuck_process_at_once(start: Start) -> None:
     service = start("web", SAMPAN_STUCK_SECONDS="0.5").up()
     request = service.send("/stuck")
