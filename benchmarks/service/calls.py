@@ -17,7 +17,7 @@ from benchmarks import Row, compare, row
 from benchmarks.service.harness import AREA, server
 
 CALLS = 640
-ROUNDS = 25
+ROUNDS = 19
 CALLEE = """
 import sys, uvicorn
 BODY = b'{"id":42,"name":"Ada Lovelace","email":"ada@example.com"}'
