@@ -84,10 +84,10 @@ class Limits:
     """What a service takes on from its callers; beyond it, 503 (or 429 for `rate`) and Retry-After.
 
     - `concurrency`: requests being served at most. With `adaptive` (the default) the limit in force is found by
-      watching latency, between `least` and this; without, it is this.
+      watching latency, between `least` and this; without, it is this. Up to twice `latency` is never too slow.
     - `queue`: requests that wait for a place; None for as many as half the limit in force. A request waits for no more
       than `queue_share` of the time its caller has left, and `queue_seconds`.
-    - `lag`: the event loop may be late by so much before a share of the requests is refused.
+    - `lag`: the event loop may stay late by so much before a share of the requests is refused.
     - `rate`: requests a second of one caller (its identity, else its address), None for no limit; `burst` at once,
       None for one second's worth.
     - `priority`: path prefixes and their urgency, 0 (first) to 7 (last); 3 otherwise. Of those who wait the most
@@ -98,10 +98,11 @@ class Limits:
     concurrency: int = 1000
     adaptive: bool = True
     least: int = 8
+    latency: float = 0.1
     queue: int | None = None
     queue_share: float = 0.1
     queue_seconds: float = 0.25
-    lag: float = 0.1
+    lag: float = 0.25
     rate: float | None = None
     burst: int | None = None
     priority: Mapping[str, int] = field(default_factory=dict)
@@ -136,6 +137,7 @@ _CHECKS: Final[dict[type, dict[str, str]]] = {
     Limits: {
         "concurrency": _COUNT,
         "least": _COUNT,
+        "latency": _FROM_ZERO,
         "queue": _FROM_ZERO,
         "queue_share": _SHARE,
         "queue_seconds": _FROM_ZERO,

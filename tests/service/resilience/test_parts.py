@@ -203,7 +203,7 @@ def simulate(gradient: Gradient, clock: Clock, places: int, service: float, offe
 
 def test_the_limit_finds_the_capacity_and_leaves_a_healthy_service_alone() -> None:
     clock = Clock()
-    gradient = Gradient(8, 1000, clock)
+    gradient = Gradient(8, 1000, clock=clock)
     assert simulate(gradient, clock, 10, 0.02, 300, 20) == pytest.approx(300, rel=0.1)  # 500 a second could be served
     assert gradient.limit >= 100
     assert simulate(gradient, clock, 10, 0.02, 2500, 20) == pytest.approx(500, rel=0.1)
@@ -213,15 +213,32 @@ def test_the_limit_finds_the_capacity_and_leaves_a_healthy_service_alone() -> No
 
 def test_slow_routes_among_quick_ones_are_no_overload() -> None:
     clock = Clock()
-    gradient = Gradient(8, 1000, clock)
+    gradient = Gradient(8, 1000, clock=clock)
     for number in range(5000):
         clock.now += 0.005
         gradient.sample("/slow" if number % 10 == 0 else "/quick", 1.0 if number % 10 == 0 else 0.002, 80)
     assert gradient.limit >= 80
 
 
-def test_lag_refuses_a_share_while_the_loop_is_late() -> None:
+def test_many_at_once_are_no_overload_while_all_are_quick() -> None:
+    clock = Clock()
+    gradient = Gradient(8, 1000, 0.1, clock)
+    gradient.sample("/", 0.001, 1)
+    for _ in range(5000):
+        clock.now += 0.001
+        gradient.sample("/", 0.12, 120)  # 120 connections that ask again at once, at full load
+    assert gradient.limit > 120
+    for _ in range(5000):
+        clock.now += 0.001
+        gradient.sample("/", 0.9, int(gradient.limit))
+    assert gradient.limit < 20
+
+
+def test_lag_refuses_a_share_while_the_loop_stays_late() -> None:
     lag = Lag(0.1)
+    for late in (3.0, 0.0, 0.4, 0.0, 0.4, 0.4, 0.4, 0.0):  # imports, a computation now and then
+        lag.observe(late)
+        assert lag.share == 0
     for _ in range(100):
         lag.observe(0.05)
     assert lag.share == 0

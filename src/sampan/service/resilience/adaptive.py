@@ -25,10 +25,12 @@ _WORST: Final = 10.0  # one sample counts no more than this
 
 
 class Gradient:
-    """`limit` requests at once, between `least` and `most`."""
+    """`limit` requests at once, between `least` and `most`. Up to twice `latency` nothing counts as slow."""
 
-    def __init__(self, least: int, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.least, self.most, self.clock = float(least), float(most), clock
+    def __init__(
+        self, least: int, most: int, latency: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.least, self.most, self.latency, self.clock = float(least), float(most), latency, clock
         self.limit = min(self.most, max(self.least, _FIRST))
         self._normal: dict[str, float] = {}  # seconds, by route
         self._sum = 0.0
@@ -45,7 +47,7 @@ class Gradient:
         elif active * 2 < self.limit or seconds < normal:
             self._normal[route] = normal + _LEARN * (min(seconds, normal * _WORST) - normal)
         self._busiest = max(self._busiest, active)
-        self._sum += min(_WORST, seconds / normal)
+        self._sum += min(_WORST, seconds / (normal if normal > self.latency else self.latency))
         self._count += 1
         if self._count >= _SAMPLES and (now := self.clock()) - self._since >= _WINDOW:
             self._adjust(now)
@@ -65,13 +67,15 @@ class Gradient:
 
 
 class Lag:
-    """The share of requests to refuse because the event loop is more than `target` seconds late.
+    """The share of requests to refuse because the event loop stays more than `target` seconds late.
 
-    A proportional-integral controller as of PIE (RFC 8033). It ticks only while `touch` is called.
+    A proportional-integral controller as of PIE (RFC 8033), which begins when the loop has been late at several ticks
+    in a row and for a second, as in CoDel: one slow import or computation is no overload. Ticks while touched.
     """
 
     every: Final = 0.05
     most: Final = 0.95
+    patience: Final = (4, 1.0)  # ticks, seconds
 
     def __init__(self, target: float) -> None:
         self.target = target
@@ -79,6 +83,7 @@ class Lag:
         self.ticking = False
         self._touched = False
         self._last = 0.0
+        self._late, self._late_seconds = 0, 0.0
 
     def touch(self) -> None:
         """A request has come."""
@@ -105,5 +110,12 @@ class Lag:
         error, change = (lag - self.target) / self.target, (lag - self._last) / self.target
         ticks = min(5.0, 1 + lag / self.every)  # a late tick stands for those it kept away
         step = 0.05 * ticks * (max(-1.0, min(1.0, error)) + max(-1.0, min(1.0, change)))
-        self.share = max(0.0, min(self.most, self.share + step))
+        if error <= 0:
+            self._late, self._late_seconds = 0, 0.0
+        elif not self.share:
+            self._late, self._late_seconds = self._late + 1, self._late_seconds + self.every + lag
+            if self._late < self.patience[0] or self._late_seconds < self.patience[1]:
+                step = 0.0
         self._last = lag
+        if self.share or error > 0:
+            self.share = max(0.0, min(self.most, self.share + step))

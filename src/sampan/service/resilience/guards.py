@@ -43,7 +43,7 @@ class Shedder:
 
     def __init__(self, limits: Limits, registry: Registry, shed: Counter, probes: set[str] | None = None) -> None:
         self.limits, self.shed = limits, shed
-        self.gradient = Gradient(limits.least, limits.concurrency) if limits.adaptive else None
+        self.gradient = Gradient(limits.least, limits.concurrency, limits.latency) if limits.adaptive else None
         self.limit = float(limits.concurrency) if self.gradient is None else self.gradient.limit
         self.lag = Lag(limits.lag)
         self.active = 0
