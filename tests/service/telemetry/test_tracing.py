@@ -129,3 +129,9 @@ def test_always_off_keeps_nothing() -> None:
         assert not span.recording
         span.fail("x")
     assert recorded() == []
+
+
+def test_what_is_too_long_is_not_passed_on() -> None:
+    headers = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "a=" + "x" * 600, "baggage": "b=" + "x" * 9000}
+    found = from_headers(headers)
+    assert (found.trace_id, found.tracestate, found.baggage) == (TRACE, "", "")

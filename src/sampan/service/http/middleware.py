@@ -39,6 +39,7 @@ from sampan.service.telemetry.context import (
     new_ids,
     new_span_id,
     parse_timeout,
+    passed_on,
 )
 from sampan.service.telemetry.logs import Output
 from sampan.service.telemetry.metrics import MAX_SERIES, Labels, Registry, Series
@@ -389,8 +390,7 @@ class Middleware:
                 new_span_id(),
                 parent,
                 sampled,
-                found.get(TRACESTATE, "") if parent else "",
-                found.get(BAGGAGE, ""),
+                *passed_on(found, parent),
                 request_id,
                 parse_timeout(found[TIMEOUT_MS]) if TIMEOUT_MS in found else None,
             )

@@ -187,6 +187,19 @@ def arrived(headers: dict[str, str]) -> tuple[str, str, bool]:
     return trace, found[1], SAMPLER.sampled(trace, found[2])
 
 
+MAX_BAGGAGE: Final = 8192  # bytes, W3C Baggage 3.3; what is longer is not passed on
+MAX_TRACESTATE: Final = 512  # characters, W3C Trace Context 3.3.1.5
+
+
+def passed_on(headers: dict[str, str], parent: str) -> tuple[str, str]:
+    """The tracestate and baggage that go on with the work; a tracestate belongs to the parent it came with."""
+    state, baggage = headers.get(TRACESTATE, ""), headers.get(BAGGAGE, "")
+    return (
+        state if parent and len(state) <= MAX_TRACESTATE else "",
+        baggage if len(baggage) <= MAX_BAGGAGE else "",
+    )
+
+
 def from_headers(headers: dict[str, str]) -> Context:
     """The context of work that arrived with `headers` (lower-case names); a new trace when none came."""
     trace, parent, sampled = arrived(headers)
@@ -195,8 +208,7 @@ def from_headers(headers: dict[str, str]) -> Context:
         new_span_id(),
         parent,
         sampled,
-        headers.get(TRACESTATE, "") if parent else "",
-        headers.get(BAGGAGE, ""),
+        *passed_on(headers, parent),
         headers.get(REQUEST_ID, "") or trace,
         parse_timeout(headers.get(TIMEOUT_MS, "")),
     )
