@@ -63,6 +63,7 @@ async def _backup(arguments: argparse.Namespace) -> None:
             place = await store.put(path)
             for old in await store.prune(arguments.name, arguments.keep):
                 print(f"deleted {old}")
+            await store.close()
         else:
             from sampan.service.data.backup_store import prune
 

@@ -230,6 +230,20 @@ class Job(Workload):
         self.suspend = suspend
 
 
+def _backups(workloads: Sequence[Workload]) -> list[Job]:
+    """A job for each database whose declaration asks for backups: `backup-NAME`, by its schedule."""
+    found = []
+    handles = dict.fromkeys(handle for workload in workloads for handle in workload.handles)
+    for handle in handles:
+        if isinstance(handle, Database) and handle.backup is not None:
+            run = f"sampan.service.data.scheduled:backup_{handle.name.replace('-', '_')}"
+            uses = [handle.read(), handle.backup.to.read_write()]
+            job = Job(f"backup-{handle.name}", run, schedule=handle.backup.schedule, uses=uses)
+            job.location = handle.location
+            found.append(job)
+    return found
+
+
 @dataclass(frozen=True)
 class Patch:
     """A user's change to what is compiled for `target`. `environments` empty means all of them."""
@@ -263,7 +277,7 @@ class Application:
             for service in self.services:
                 if service.security is None:
                     service.secure(security)
-        self.jobs = list(jobs)
+        self.jobs = [*jobs, *_backups([*services, *jobs])]
         self.environments = list(environments)
         self.version = version
         self.patches: list[Patch] = []

@@ -24,11 +24,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class Backup:
-    """Backups at the times of `schedule` (cron), of which the newest `keep` stay. `to` is a bucket, or a directory."""
+    """Backups into the bucket `to` at the times of `schedule` (cron), of which the newest `keep` stay (0: all)."""
 
+    to: Bucket
     schedule: str = "0 3 * * *"
     keep: int = 7
-    to: Bucket | str = "/data/backups"
 
 
 class DatabaseError(Exception):

@@ -1,11 +1,17 @@
-"""Where backups are kept: a directory, or a bucket by its URL (credentials as obstore finds them)."""
+"""Where backups are kept: a directory, or a bucket by its URL (credentials from the environment, as for any bucket)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from sampan.model.handles.bucket import ObjectError
+from sampan.service.bindings import Binding, BindingError
 from sampan.service.data.backup import SUFFIX, BackupError
+from sampan.service.objects.bucket import open_bucket
+from sampan.service.telemetry.metrics import Registry
 
 
 def surplus(names: Iterable[str], database: str, keep: int) -> list[str]:
@@ -27,46 +33,48 @@ def prune(directory: Path, database: str, keep: int) -> list[str]:
 
 
 class Store:
-    """A bucket, or a folder in one. BackupError for an address that names none."""
+    """A bucket, or a folder in one, by its URL. BackupError for an address that names none."""
 
     def __init__(self, url: str) -> None:
-        import obstore
-        from obstore.exceptions import BaseError
-        from obstore.store import from_url
-
-        self._obstore, self._error, self.url = obstore, BaseError, url.rstrip("/")
+        self.url = url.rstrip("/")
         try:
-            self._store = from_url(self.url)
-        except (BaseError, ValueError) as error:
+            self._bucket = open_bucket("backups", Binding("backups", urlsplit(url).scheme, self.url), Registry())
+        except BindingError as error:
             raise BackupError(f"{url} names no bucket: {error}") from None
 
     async def put(self, path: Path) -> str:
         """Store a file under its name; its address."""
-        try:
-            await self._obstore.put_async(self._store, path.name, path)
-        except self._error as error:
-            raise BackupError(f"{self.url} does not take the backup: {error}") from None
+        with self._said():
+            await self._bucket.put(path.name, path)
         return f"{self.url}/{path.name}"
 
     async def prune(self, database: str, keep: int) -> list[str]:
-        listed = [item["path"] for page in self._obstore.list(self._store) for item in page]
-        gone = surplus(listed, database, keep)
-        if gone:
-            await self._obstore.delete_async(self._store, gone)
+        with self._said():
+            gone = surplus([found.key async for found in self._bucket.scan(f"{database}-")], database, keep)
+            await self._bucket.delete_many(gone)
         return gone
 
     async def get(self, name: str, target: Path) -> None:
+        with self._said(), target.open("wb") as file:
+            async for chunk in self._bucket.stream(name):
+                file.write(chunk)
+
+    async def close(self) -> None:
+        await self._bucket.close()
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
         try:
-            reply = await self._obstore.get_async(self._store, name)
-            with target.open("wb") as file:
-                async for chunk in reply.stream():
-                    file.write(chunk)
-        except self._error as error:
-            raise BackupError(f"{self.url}/{name} cannot be read: {error}") from None
+            yield
+        except ObjectError as error:
+            raise BackupError(f"{self.url}: {error}") from None
 
 
 async def fetch(url: str, directory: Path) -> Path:
     base, _, name = url.rpartition("/")
-    target = directory / name
-    await Store(base).get(name, target)
+    target, store = directory / name, Store(base)
+    try:
+        await store.get(name, target)
+    finally:
+        await store.close()
     return target
