@@ -58,6 +58,7 @@ class Server:
         self.environment, self.group, self.seconds = environment, group, seconds
         self.ready = ready or (lambda: accepts(port))
         self.process: subprocess.Popen[bytes] | None = None
+        self.proxy: Any = None  # a FaultProxy in front of it, where a fixture has put one there
         self.start()
 
     def start(self) -> None:

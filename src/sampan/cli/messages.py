@@ -107,7 +107,7 @@ async def _dead_letters(arguments: argparse.Namespace, application: Application)
 async def _find(broker: Broker, arguments: argparse.Namespace) -> list[DeadLetter]:
     return [
         letter
-        for layout in broker.layouts.values()
+        for layout in list(broker.layouts.values())
         for group in layout.groups
         if arguments.topic in (None, layout.name) and arguments.group in (None, group)
         for letter in await broker.dead_letters(layout.name, group)

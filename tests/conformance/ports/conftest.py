@@ -17,6 +17,7 @@ from sampan.service.data.database import SqlDatabase
 from sampan.service.messaging.port import Broker
 from tests.conformance.ports.databases import ENGINES, new_database
 from tests.conformance.ports.messaging import BROKERS, connected, metadata, new_name
+from tests.faults import FaultProxy
 from tests.servers.base import Server, free_port, until
 from tests.servers.kafka import start_kafka
 from tests.servers.mariadb import start_mariadb
@@ -164,8 +165,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 # Brokers: a suite that asks for `broker_uri` runs on each of them; `own_broker` is one that a test may kill.
 
 
-def start_broker(kind: str, directory: Path) -> Server:
-    return {"nats": start_nats, "rabbitmq": start_rabbitmq, "kafka": start_kafka}[kind](directory)
+STARTS: dict[str, Callable[..., Server]] = {
+    "nats": start_nats,
+    "rabbitmq": start_rabbitmq,
+    "kafka": start_kafka,
+}
 
 
 @pytest.fixture(scope="session")
@@ -188,8 +192,15 @@ def broker_uri(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session", params=BROKERS)
 def killable_broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(start_broker(request.param, tmp_path_factory.mktemp("killable"))) as server:
-        yield server
+    """Behind a proxy, whose faults are a test's to choose: `proxy` of the server."""
+    directory = tmp_path_factory.mktemp("killable")
+    with FaultProxy(("127.0.0.1", 0)) as proxy:
+        more = {"advertised": proxy.port} if request.param == "kafka" else {}  # its clients come to where it says
+        with running(STARTS[request.param](directory, **more)) as server:
+            proxy.target = ("127.0.0.1", server.port)
+            server.uri = server.uri.replace(f":{server.port}", f":{proxy.port}")
+            server.proxy = proxy
+            yield server
 
 
 @pytest.fixture

@@ -2,22 +2,96 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from sampan.cli.main import main
 from sampan.service.data.database import SqlDatabase
 from sampan.service.messaging.letters import replay
 from sampan.service.messaging.port import Broker
 from tests.conformance.ports.messaging import (
     Placed,
+    connected,
     consuming,
     effects,
     eventually,
     numbers,
     topic_on,
 )
+
+SYSTEM = """
+from msgspec import Struct
+from sampan import Application, Service, Topic
+
+class Placed(Struct):
+    number: int
+    note: str = ""
+
+placed = Topic(TOPIC, Placed)
+app = Application("letters", services=[Service("a", uses=[placed.publish(), placed.subscribe("h:on", group="g")])])
+"""
+
+
+async def fail_all(uri: str, name: str, count: int) -> None:
+    async def failing(event: Placed) -> None:
+        raise ValueError("never")
+
+    async with connected(uri) as broker:
+        topic = topic_on(broker, name)
+        async with consuming(broker, name, failing, attempts=1):
+            for number in range(count):
+                await topic.publish(Placed(number))
+            await eventually(lambda: dead(broker, name, count))
+
+
+async def handle_all(uri: str, name: str, count: int) -> list[int]:
+    seen: list[int] = []
+
+    async def handler(event: Placed) -> None:
+        seen.append(event.number)
+
+    async with connected(uri) as broker:
+        topic_on(broker, name)
+        async with consuming(broker, name, handler):
+            await eventually(lambda: len(seen) == count)
+    return seen
+
+
+def test_the_command(broker_uri: str, name: str, tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
+    (tmp_path / "system.py").write_text(SYSTEM.replace("TOPIC", repr(name)))
+    monkeypatch.setenv("SAMPAN_MESSAGING_URI", broker_uri)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    asyncio.run(fail_all(broker_uri, name, 3))
+
+    def sampan(*words: str) -> tuple[int, str, str]:
+        sys.modules.pop("system", None)
+        code = main(["dead-letters", *words, "--target", str(tmp_path)])
+        sys.modules.pop("system", None)
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    code, listed, _ = sampan("list", "--json")
+    letters = [json.loads(line) for line in listed.splitlines()]
+    assert (
+        code == 0
+        and [(one["topic"], one["group"], one["error"]) for one in letters] == [(name, "g", "ValueError: never")] * 3
+    )
+    code, shown, _ = sampan("show", letters[0]["id"][:12])
+    assert json.loads(shown)["payload"] == {"number": 0, "note": ""}
+    assert sampan("drop", letters[1]["id"])[0] == 0
+    code, _, error = sampan("replay", "nothing")
+    assert code == 1 and "no dead letters begin with 'nothing'" in error
+    assert sampan("replay")[0] == 2
+    code, said, _ = sampan("replay", "--all", "--group", "g")
+    assert code == 0 and said.count("replayed") == 2
+    assert sorted(asyncio.run(handle_all(broker_uri, name, 2))) == [0, 2]
+    assert sampan("list") == (0, "", "no dead letters\n")
 
 
 async def dead(broker: Broker, name: str, count: int, group: str = "g") -> bool:

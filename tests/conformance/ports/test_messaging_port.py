@@ -293,6 +293,50 @@ async def test_broker_that_starts_later_is_killed_and_comes_back(
     assert sorted(await numbers(file)) == [*range(40), 100]
 
 
+async def test_a_bad_network_loses_and_doubles_nothing(
+    own_broker: Any, name: str, file: SqlDatabase, monkeypatch: Any
+) -> None:
+    """Latency, resets in the middle, a connection that is gone without a word; events and their relay go on."""
+    monkeypatch.setattr("sampan.service.messaging.port._PUBLISH_SECONDS", 60)
+    proxy, count = own_broker.proxy, 0
+    async with connected(own_broker.uri) as broker:
+        topic = topic_on(broker, name, key="note", partitions=2)
+
+        async def publish(direct: bool = False) -> None:
+            nonlocal count
+            for number in range(count, count + 8):
+                event = Placed(number, f"key-{number % 3}")
+                if direct:
+                    await topic.publish(event)
+                    continue
+                async with file.transaction() as session:
+                    await topic.publish(event, session)
+            count += 8
+
+        async with relaying(file, broker), consuming(broker, name, record, database=file, concurrency=2):
+            await publish(direct=True)
+            proxy.latency = 0.02
+            await publish()
+            proxy.reset_all()
+            await publish()
+            await eventually(lambda: size_is(file, effects, count), 60)
+            proxy.latency = 0.0
+            proxy.blackhole = True
+            away = asyncio.create_task(topic.publish(Placed(1000, "key-0")))
+            await publish()
+            await asyncio.sleep(1)
+            assert not away.done()
+            proxy.reset_all()
+            proxy.blackhole = False
+            await away
+            await publish(direct=True)
+            proxy.reset_after(2000)
+            await publish()
+            await eventually(lambda: size_is(file, effects, count + 1), 60)
+    seen = await numbers(file)
+    assert sorted(seen) == [*range(count), 1000]
+
+
 async def test_direct_publish_waits_for_the_broker_or_says_so(own_nats: Any, name: str, monkeypatch: Any) -> None:
     async with connected(own_nats.uri) as broker:
         topic = topic_on(broker, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -183,6 +184,9 @@ def test_the_commands(tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
     assert code == 1 and "--accept" in said
     assert sampan("note: str", "lock", "--accept")[0] == 0
     assert sampan("note: str", "check") == (0, "")
+    assert main(["asyncapi", str(tmp_path)]) == 0
+    assert json.loads(capfd.readouterr().out)["channels"]["placed"]["address"] == "placed"
+    sys.modules.pop("system", None)
 
 
 def test_topics_of_an_application_are_recorded() -> None:

@@ -16,7 +16,7 @@ import logging
 import os
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
@@ -126,10 +126,21 @@ class KafkaBroker(Broker):
         if producer is not None:
             await _quietly(producer.stop())
 
-    async def _renew(self) -> None:
-        """Another producer: the broker no longer knows the sequence numbers of this one."""
-        await self._disconnect()
-        self._disconnected()
+    @contextlib.asynccontextmanager
+    async def _sending(self) -> AsyncIterator[None]:
+        """Around what the producer does: one that has failed for good makes room for another."""
+        try:
+            async with asyncio.timeout(STORE_SECONDS):
+                yield
+        except KafkaError as error:
+            await self._renew(error)
+            raise
+
+    async def _renew(self, error: KafkaError) -> None:
+        """Not retriable: for instance, the broker no longer knows the sequence numbers of this producer."""
+        if not error.retriable and self._producer is not None:
+            await self._disconnect()
+            self._disconnected()
 
     async def _make(self, layout: Layout) -> None:
         settings = {"retention.ms": str(KEEP_SECONDS * 1000)}
@@ -179,23 +190,18 @@ class KafkaBroker(Broker):
         return sent
 
     async def _store(self, message: Message) -> None:
-        try:
-            async with asyncio.timeout(STORE_SECONDS):
-                await (await self._send(message))
-        except KafkaError as error:
-            if not error.retriable:
-                await self._renew()
-            raise
+        async with self._sending():
+            await (await self._send(message))
 
     async def _store_many(self, messages: Sequence[Message]) -> list[bool]:
-        async with asyncio.timeout(STORE_SECONDS):
+        async with self._sending():
             futures = [await self._send(message) for message in messages]
         await asyncio.wait(futures, timeout=STORE_SECONDS)
         results = []
         for future in futures:
             error = future.exception() if future.done() and not future.cancelled() else None
-            if isinstance(error, KafkaError) and not error.retriable:
-                await self._renew()
+            if isinstance(error, KafkaError):
+                await self._renew(error)
             results.append(future.done() and not future.cancelled() and error is None)
         return results
 
@@ -239,7 +245,7 @@ class KafkaBroker(Broker):
         await self.ensure(DEAD_LETTERS)
         key = f"{letter.topic}/{letter.group}/{letter.id}".encode()
         headers = [(name, value.encode()) for name, value in to_headers(letter).items()]
-        async with asyncio.timeout(STORE_SECONDS):
+        async with self._sending():
             await self._writer().send_and_wait(DEAD_LETTERS, payload, key=key, headers=headers)
 
     async def dead_letters(self, topic: str, group: str) -> list[DeadLetter]:

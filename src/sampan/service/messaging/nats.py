@@ -77,7 +77,7 @@ class NatsBroker(Broker):
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds, a fraction is fine
                     connect_timeout=2,
-                    ping_interval=10,
+                    ping_interval=5,
                     max_outstanding_pings=2,
                     error_cb=self._error,
                     disconnected_cb=self._lost,

@@ -46,7 +46,8 @@ _PREFETCH_LANE: Final = 16
 
 class RabbitBroker(Broker):
     system: ClassVar[str] = "rabbitmq"
-    errors: ClassVar[tuple[type[Exception], ...]] = (AMQPError, OSError, TimeoutError)
+    # the client says by a bare RuntimeError that a connection or channel has been closed
+    errors: ClassVar[tuple[type[Exception], ...]] = (AMQPError, RuntimeError, OSError, TimeoutError)
 
     def __init__(self, binding: Binding, registry: Registry, name: str = "sampan") -> None:
         super().__init__(binding, registry, name)
