@@ -369,6 +369,64 @@ async def _listed(call: Any) -> list[str]:
     return [m.value async for m in call]
 
 
+async def test_connections_that_grow_old_are_replaced_without_a_failed_call() -> None:
+    declared, peers = Grpc("tests:echo", connection_age=0.2), set()
+
+    async def work(text: str, context: Any) -> str:
+        peers.add(context.peer())
+        await asyncio.sleep(0.01)
+        return text
+
+    async with serving(Echo(work), declared=declared) as served, plain_client(served.target) as stub:
+
+        async def call() -> None:
+            while len(peers) < 4:
+                assert (await stub.Order(say("a"))).value == "a"
+                assert [m.value async for m in stub.Down(say("a b c"))] == ["a", "b", "c"]
+
+        await asyncio.wait_for(asyncio.gather(*(call() for _ in range(8))), 30)
+        assert served.server.calls.in_flight == 0
+
+
+async def test_calls_beyond_the_streams_of_a_connection_wait() -> None:
+    most = 0
+
+    async def work(text: str, context: Any) -> str:
+        nonlocal most
+        most = max(most, served.server.calls.in_flight)
+        await asyncio.sleep(0.01)
+        return text
+
+    declared = Grpc("tests:echo", max_streams=4)
+    async with serving(Echo(work), declared=declared) as served, plain_client(served.target) as stub:
+        await stub.Order(say("a"))  # by now the client knows the limit
+        calls = await asyncio.gather(*(_awaited(stub.Order(say(str(n)))) for n in range(40)))
+        assert [call.value for call in calls] == [str(n) for n in range(40)]
+    assert 1 < most <= 4
+
+
+async def test_a_slow_reader_holds_the_writer_back() -> None:
+    written, piece = 0, "x" * 100_000
+
+    def count(text: str, context: Any) -> str:
+        nonlocal written
+        written += 1
+        return piece
+
+    async with serving(Echo(count)) as served, plain_client(served.target) as stub:
+        stream = stub.Down(say("more " * 1000))
+        assert (await stream.read()).value == piece
+        seen = -1
+        while written != seen:  # until it moves no more
+            seen = written
+            await asyncio.sleep(0.3)
+        assert written < 500, "100 MB were sent to somebody who reads nothing"
+        for _ in range(999):
+            assert len((await stream.read()).value) == len(piece)
+        assert await stream.read() is grpc.aio.EOF
+        assert written == 1000
+
+
 # -- our client -------------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,8 @@ def options(grpc_: Grpc) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", grpc_.max_message),
         ("grpc.max_send_message_length", grpc_.max_message),
         ("grpc.max_concurrent_streams", grpc_.max_streams),
+        # it refuses calls of honest callers who use all their streams; strangers meet a proxy that protects itself
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_connection_age_ms", int(grpc_.connection_age * 1000)),
         ("grpc.keepalive_time_ms", _PING_MS),
         ("grpc.keepalive_timeout_ms", _PING_ANSWER_MS),
