@@ -11,6 +11,11 @@ from sampan.service.http.tls import Identity, from_environment
 from sampan.service.lifecycle import Stage
 from sampan.service.process import Process, StartError, load_string
 
+# What gRPC's core, which reads these when first used, would write beside our log: connections that come and go, and
+# that it cannot follow a fork, which no service of ours does.
+for _name, _value in (("GRPC_VERBOSITY", "ERROR"), ("GRPC_ENABLE_FORK_SUPPORT", "false")):
+    os.environ.setdefault(_name, _value)
+
 _WORDS = {"1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
 
 
