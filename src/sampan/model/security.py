@@ -165,8 +165,9 @@ class Security:
 
     `public` and the keys of `scopes` are paths ("/catalog"), or prefixes ("/catalog/*"), of `scopes` also with a
     method ("POST /orders"); every matching entry of `scopes` must be met. `headers` are added to every answer that
-    does not bear them, over the defaults; an empty value takes a default away. `body_limit` is in bytes; seconds
-    elsewhere. `hosts` are the Host headers that are answered, "*.example.com" included; empty means all.
+    does not bear them, over the defaults; an empty value takes a default away. `hosts` are the Host headers that are
+    answered, "*.example.com" included; empty means all. `body_limit` is in bytes; a body that comes with less than
+    `body_rate` bytes a second after 10 s is given up, 0 waits for ever.
     """
 
     authenticate: Sequence[Authenticate] = ()
@@ -177,6 +178,7 @@ class Security:
     headers: Mapping[str, str] = field(default_factory=dict)
     hosts: Sequence[str] = ()
     body_limit: int = 1024 * 1024
+    body_rate: int = 240
 
     def __post_init__(self) -> None:
         if isinstance(self.authenticate, (Oidc, Introspection, Password, PeerIdentity)):
@@ -242,8 +244,9 @@ def mistakes(security: Security) -> Iterator[Mistake]:
     yield from _policy(security.authorize)
     if security.cors is not None:
         yield from _cors(security.cors)
-    if security.body_limit < 0:
-        yield f"has body_limit={security.body_limit}", "a limit is a number of bytes: 1024 * 1024", "error"
+    for name in ("body_limit", "body_rate"):
+        if getattr(security, name) < 0:
+            yield f"has {name}={getattr(security, name)}", "a limit is a number of bytes: 1024 * 1024", "error"
     for name, value in security.headers.items():
         if not re.fullmatch(r"[A-Za-z0-9-]+", name) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             yield f"adds the header {name!r}: {value!r}", "a header is a name and one line of text", "error"

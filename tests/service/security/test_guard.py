@@ -78,6 +78,16 @@ async def test_health_is_open_and_the_documentation_is_not(securing: Securing, d
         assert (await service.ask("/docs"))[0] == 401
         assert (await service.ask("/nowhere"))[0] == 401, "what exists is not told to anybody"
 
+    @app.get("/ready")
+    async def ready() -> str:
+        return "the application's own"
+
+    declared = Security(authenticate=[Oidc(dev.url, "orders")], hosts=["shop.example.com"])
+    async with securing(app, declared) as service:
+        assert (await service.ask("/ready"))[:2] == (200, "the application's own")
+        assert (await service.ask("/ready", method="POST"))[0] == 421
+        assert (await service.ask("/ready/", headers={"host": "shop.example.com"}))[0] == 401
+
 
 Writer = Annotated[security.Caller, fastapi.Depends(security.require("orders:write"))]
 

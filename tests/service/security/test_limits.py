@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
+import re
 import time
 from typing import Any
 
@@ -219,3 +222,43 @@ async def test_the_host_may_be_limited(securing: Securing) -> None:
             "shop.example.com@evil.com": 421,
         }.items():
             assert (await service.ask("/", headers={"host": host}))[0] == status, host
+
+
+async def test_a_body_that_was_not_asked_for_may_take_its_time(securing: Securing) -> None:
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await asyncio.sleep(2.5)
+        await whoami(scope, receive, send)
+
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    async with securing(late, limits=QUICK) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(head)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        writer.write(b"ab")
+        assert statuses(await reader.read(1000)) == [200]
+        writer.close()
+
+
+async def test_requests_cut_anywhere_are_the_same_requests(securing: Securing) -> None:
+    """A stream of pipelined requests, cut at random places, is answered alike and in order."""
+    lots = random.Random(7)
+    requests, wanted = [], []
+    for number in range(12):
+        body = bytes(lots.randrange(97, 123) for _ in range(lots.choice([0, 1, 50, 3000])))
+        if lots.random() < 0.5:
+            pieces = [body[i : i + 700] for i in range(0, len(body), 700)]
+            data = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+            head = b"Transfer-Encoding: chunked\r\n\r\n"
+        else:
+            data, head = body, b"Content-Length: %d\r\n\r\n" % len(body)
+        requests.append(b"POST /%d HTTP/1.1\r\nHost: x\r\n" % number + head + data)
+        wanted.append((f"/{number}", body.decode()))
+    stream = b"".join(requests)
+    async with securing(whoami) as service:
+        for _ in range(6):
+            cuts = sorted(lots.sample(range(1, len(stream)), 15))
+            chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+            answer = (await exchange(service.port, *chunks)).decode()
+            got = [json.loads(text) for text in re.findall(r"^{.*?}(?=HTTP|$)", answer, re.MULTILINE)]
+            assert [(one["path"], one["body"]) for one in got] == wanted

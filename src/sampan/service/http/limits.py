@@ -15,7 +15,7 @@ class Limits:
     head_seconds: int = 10  # from the first byte of a request to the end of its headers
     body: int = 1024 * 1024
     body_seconds: int = 10  # without having to reach
-    body_rate: int = 240  # bytes a second
+    body_rate: int = 240  # bytes a second; 0 waits for ever
     drain: int = 1024 * 1024  # of a body nobody wants, read so that the client can read the answer
     stalled_seconds: int = 60  # without the client taking any of an answer
     linger_seconds: int = 1  # of a connection whose request was refused

@@ -371,7 +371,7 @@ class Protocol(HttpToolsProtocol):
             self.seconds += 1
             if self.phase == HEAD and self.seconds > limits.head_seconds:
                 self.fail(Fault(408, "the request did not arrive in time"))
-            elif self.phase == BODY and self.seconds > limits.body_seconds + self.body_bytes / limits.body_rate:
+            elif self.phase == BODY and self._too_slow():
                 self.fail(Fault(408, "the body did not arrive in time"))
             elif (
                 self.phase == IDLE
@@ -386,6 +386,14 @@ class Protocol(HttpToolsProtocol):
             if self.stalled > limits.stalled_seconds:
                 self._count("stalled")
                 self.transport.abort()
+
+    def _too_slow(self) -> bool:
+        """Whether a body comes slower than it must; one we have not asked for yet does not."""
+        limits = self.limits
+        if not limits.body_rate or self.cycle.waiting_for_100_continue:
+            self.seconds = 0
+            return False
+        return self.seconds > limits.body_seconds + self.body_bytes / limits.body_rate
 
     def fail(self, fault: Fault) -> None:
         """Refuse what is being received. What was asked before on this connection is answered first."""

@@ -49,8 +49,9 @@ class Server(uvicorn.Server):
         refused = None
         if registry is not None:
             refused = registry.counter("http_refused_total", "Requests the protocol refused, by status.", ("reason",))
+        limits = limits or Limits()
         known = {
-            "limits": limits or Limits(),
+            "limits": limits,
             "proxies": proxies.from_environment(),
             "refused": refused,
             "tls": staticmethod(tls.extension) if tls else None,

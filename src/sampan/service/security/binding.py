@@ -56,12 +56,17 @@ def dev_issuer() -> str:
 
 
 def provide(process: Process, services: Sequence[Service]) -> None:
-    """What clients of other services ask for: our own TLS identity, and the token of the caller in hand."""
+    """What services and jobs have alike: our own TLS identity, the token of the caller in hand, the audit log."""
     declared: Security | None = getattr(process.workload, "security", None)
     asks = any(isinstance(one, PeerIdentity) for one in declared.authenticate) if declared else False
     identity = tls.from_environment("optional" if asks else "none", process.registry)
     process.shared["tls identity"] = identity
     process.shared["caller token"] = token
+    name, identified = process.workload.name, process.identity
+    trail = trail_from_environment(name, identified, process.registry, process.redactor.clean)
+    process.add(Stage.RESOURCES, "audit log", trail)
+    process.shared["audit"] = trail
+    exported.bind(None, trail, identity)
     if identity is not None:
         process.shared["client tls"] = lambda: identity.client_context
 
@@ -73,10 +78,10 @@ def secure(process: Process, service: Service, application: Application, middlew
         environment = os.environ.get("SAMPAN_ENVIRONMENT", "dev")
         if not application.environment(environment).is_local:
             raise BindingError(f"{service!r} believes the development issuer in the environment {environment!r}")
-    trail = trail_from_environment(service.name, process.identity, process.registry, process.redactor.clean)
-    process.add(Stage.RESOURCES, "audit log", trail)
+    trail: AuditLog = process.shared["audit"]
     identity: tls.Identity | None = process.shared["tls identity"]
     guard = _guard(process, declared, trail)
+    guard.open(probe.path for probe in (service.readiness, service.liveness, service.startup))
     middleware.guards = (guard, *middleware.guards)
     _openapi(middleware.app, declared)
     added = {**HEADERS, **(HSTS if identity else {}), **{name.lower(): text for name, text in declared.headers.items()}}
@@ -85,7 +90,8 @@ def secure(process: Process, service: Service, application: Application, middlew
     )
     exported.bind(guard, trail, identity)
     whole = CorsHeaders(middleware, declared.cors) if declared.cors else middleware
-    return Secured(whole, guard, Limits(body=declared.body_limit), identity)
+    limits = Limits(body=declared.body_limit, body_rate=declared.body_rate)
+    return Secured(whole, guard, limits, identity)
 
 
 def _guard(process: Process, declared: Security, trail: AuditLog) -> SecurityGuard:

@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -74,12 +74,17 @@ class SecurityGuard:
         self.cors: Cors | None = declared.cors
         self.rules = Rules(declared.public, declared.scopes)
         self.hosts = _hosts(declared.hosts)
+        self.probed: frozenset[str] = frozenset()
         self.decisions = registry.counter(
             "auth_decisions_total", "Requests judged, by who judged and how.", ("authenticator", "outcome")
         )
         self._kept: dict[bytes | str, tuple[Caller, float]] = {}
         schemes = dict.fromkeys(one.challenge for one in self.authenticators if one.challenge)
         self._challenges = tuple((_CHALLENGE, text.encode()) for text in schemes) or ((_CHALLENGE, b"Mutual"),)
+
+    def open(self, paths: Iterable[str]) -> None:
+        """Let GET of exactly these through unasked: whoever probes an application has no token, and no name for it."""
+        self.probed = frozenset(paths)
 
     def forget(self) -> None:
         """Look at all credentials anew: a key was withdrawn."""
@@ -88,6 +93,8 @@ class SecurityGuard:
     def enter(self, scope: Any, context: Context) -> Refusal | Awaitable[Refusal | None] | None:
         if "sampan.too_large" in scope:
             return _TOO_LARGE
+        if scope["path"] in self.probed and scope.get("method") == "GET":
+            return None
         authorization = host = origin = None
         for name, value in scope["headers"]:
             if name == b"authorization":
