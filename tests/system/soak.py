@@ -56,6 +56,7 @@ class Order:
     at: float
     ids: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    attempts: int = 0
     problem: str = ""
 
 
@@ -114,6 +115,7 @@ class Load:
     async def _attempt(self, session: aiohttp.ClientSession, order: Order) -> tuple[int, str]:
         body = {"user_id": 1, "lines": [{"product_id": 1, "quantity": 1}]}
         at, status, text = self.now(), 0, ""
+        order.attempts += 1
         try:
             headers = {"idempotency-key": order.key}
             async with session.post(f"{self.url}/api/orders", json=body, headers=headers) as reply:
@@ -305,7 +307,7 @@ async def main(arguments: list[str]) -> int:
             await asyncio.to_thread(system.sampan, "down", check=False)
     page = write(result, chosen.report)
     for name, value in figures(result)["orders"].items():
-        print(f"{name:>28}: {value}")
+        print(f"{name:>34}: {value}")
     for problem in result.problems:
         print(f"PROBLEM: {problem}")
     print(f"report: {page}")

@@ -6,11 +6,15 @@ import asyncio
 import base64
 import ssl
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from sampan.cluster.address import Slice
 from sampan.cluster.proxy.proxy import Proxy
 from sampan.kube import kinds
+from sampan.kube.client import Client
+from sampan.kube.transport import Request
+from sampan.operator.cache import Cache
 
 Any_ = Any
 
@@ -103,6 +107,36 @@ async def test_a_missing_service_is_503_until_it_is_there(
     await _services(objects, addresses, backends, make, "late")
     assert await proxy.settled()
     assert (await fetch(proxy.ingress_url))[0] == 200
+
+
+async def test_until_the_rules_are_known_it_is_503_not_404(
+    tmp_path: Path, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    await _services(objects, addresses, backends, make, "web")
+    objects.put(kinds.INGRESS, ingress("site", [rule(None, ("/", "Prefix", "web"))]))
+    known, listed = asyncio.Event(), objects.send
+
+    async def send(request: Request) -> Any:
+        await known.wait()
+        return await listed(request)
+
+    objects.send = send
+    cache = Cache(Client(objects))
+    proxy = Proxy(cache, addresses, tmp_path / "proxy")
+    await proxy.start()
+    try:
+        await proxy.envoy.ready()
+        assert (await fetch(proxy.ingress_url)) == (503, "the cluster is starting\n")
+        known.set()
+        assert await proxy.settled(20)
+        for _ in range(200):
+            if (status := (await fetch(proxy.ingress_url))[0]) != 503:
+                break
+            await asyncio.sleep(0.05)
+        assert status == 200
+    finally:
+        await proxy.stop()
+        await cache.stop()
 
 
 async def test_tls_by_server_name(

@@ -77,6 +77,14 @@ def route_table(name: str, ingresses: Iterable[Object], resolve: Resolve) -> tup
     }, problems
 
 
+def unknown_yet(name: str) -> Resource:
+    """The route configuration `name` until the Ingresses are known: 503, which is asked again, not 404."""
+    answer = {"status": 503, "body": {"inline_string": "the cluster is starting\n"}}
+    routes = [{"match": {"prefix": "/"}, "direct_response": answer}]
+    host = {"name": "*", "domains": ["*"], "routes": routes}
+    return {"@type": resources.ROUTES, "name": name, "virtual_hosts": [host]}
+
+
 def _virtual_host(host: str, table: dict[str, list[Resource]]) -> Resource:
     routes = table[host]
     if host.startswith("*."):

@@ -90,7 +90,7 @@ class Proxy:
         self.ingress_tls_port = self._keep_port("ingress-tls-port", 8443)
         self.envoy.prepare()
         self._write("cds/clusters.json", resources.CLUSTER, "cluster_manager.cds", [])
-        self._write_ingress()
+        self._write("rds/ingress.json", resources.ROUTES, "", [ingresses.unknown_yet(_INGRESS)])
         self._write_listeners()
         await self.envoy.start()
         self._services.add_handler(lambda old, new: self._mark(key_of(new or old or {})))
