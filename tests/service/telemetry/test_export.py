@@ -154,3 +154,14 @@ async def test_the_console(exporting: Exporting, capsys: pytest.CaptureFixture[s
     async with exporting("stderr", protocol="console"):
         work(1, "seen")
     assert '"name":"seen"' in capsys.readouterr().err
+
+
+async def test_a_certificate_that_is_not_there_stops_nothing(
+    exporting: Exporting, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with exporting("https://127.0.0.1:9", certificate="/nowhere/ca.pem") as (exporter, registry):
+        work(3)
+        await until(lambda: caplog.records)
+        work(2)
+        assert "not exported" in caplog.text and len(exporter.queue) == 3
+    assert sum(registry.counter("telemetry_dropped_total", "", ("signal", "reason")).values.values()) == 5

@@ -84,7 +84,7 @@ class Exporter:
             loop.call_soon_threadsafe(self._kick.set)
 
     async def start(self) -> None:
-        await self.transport.open()
+        """Begin. Nobody waits for the transport: what it imports takes a tenth of a second."""
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(), name=f"export of {self.target.signal}")
 
@@ -103,6 +103,12 @@ class Exporter:
         await self.transport.close()
 
     async def _run(self) -> None:
+        try:
+            await self.transport.open()
+        except Exception as error:  # a certificate that is not there, a package that is missing; the service goes on
+            log.error("%s are not exported: %s: %s", self.target.signal, type(error).__name__, error)
+            self._limit = 0
+            return
         while True:
             if not self.queue:
                 if self._ends:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import importlib
 import ssl
 import sys
 from collections.abc import Callable
@@ -60,8 +61,7 @@ class HttpTransport:
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        import aiohttp
-
+        aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
         kind = "application/json" if self.json else "application/x-protobuf"
         headers = {"user-agent": "sampan-otlp", **self.target.headers, "content-type": kind}
         if self.target.gzip:
@@ -140,8 +140,7 @@ class GrpcTransport:
         self._export: Any = None
 
     async def open(self) -> None:
-        import grpc
-
+        grpc = await asyncio.to_thread(importlib.import_module, "grpc")
         parts, target = urlsplit(self.target.url), self.target
         address = f"{parts.hostname}:{parts.port or 4317}"
         if parts.scheme == "https":
