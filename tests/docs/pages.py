@@ -37,6 +37,7 @@ INSTEAD = {
     ),
     "./dev test": Instead("./dev --help | grep './dev test'", "it is what runs this"),
     "./dev lint": Instead("./dev --help | grep './dev lint'", "runs beside the tests"),
+    "./dev soak": Instead("./dev --help | grep './dev soak'", "takes ten minutes"),
     "./dev bench": Instead("./dev --help | grep './dev bench'", "takes minutes"),
     "./dev up examples/shop": Instead("sampan up examples/shop --detach", "stays in the foreground"),
     "kubectl logs -n shop deployment/orders -f": Instead(

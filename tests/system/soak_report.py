@@ -258,7 +258,8 @@ def page(result: Result) -> str:
         " A client that gets no answer or a 5xx asks again with the same idempotency key.</p>"
         f'<p class="verdict {"good" if kept and not result.problems else "bad"}">{escape(verdict)}.</p>'
         f"{picture(result)}<ul>{problems}</ul>"
-        "<h2>Restarts</h2><p>The numbers are those above the picture; grey is the time until all pods were Ready, looked at after a second at the earliest.</p>"
+        "<h2>Restarts</h2><p>The numbers are those above the picture; grey is the time until all pods"
+        " were Ready, looked at after a second at the earliest.</p>"
         f"{_table(head, restarts)}"
         '<div class="side">'
         f"<div><h2>Orders</h2>{_table((), orders.items())}</div>"
