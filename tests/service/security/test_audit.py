@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from sampan.cli.main import main
-from sampan.model import NotBound, Oidc, Security
+from sampan.model import Job, NotBound, Oidc, Security
 from sampan.service import security
 from sampan.service.bindings import BindingError
+from sampan.service.process import Process
 from sampan.service.security import trail
+from sampan.service.security.binding import provide
 from sampan.service.security.caller import Caller
 from sampan.service.security.chain import Head, files, verify
 from sampan.service.security.trail import AuditError, AuditLog
@@ -261,3 +263,14 @@ def test_an_entry_that_is_synced_has_its_head_beside_it(tmp_path: Path) -> None:
     log.record("one")
     assert Head.parse((tmp_path / "a.head").read_text()) == log.head
     log.close()
+
+
+def test_a_job_has_one(quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMPAN_AUDIT_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("POD_NAME", "nightly-7")
+    process = Process(Job("nightly", run="jobs:nightly"))
+    provide(process, ())
+    security.audit("rows.deleted", resource="orders", rows=12)
+    process.shared["audit"].close()
+    entry = json.loads((tmp_path / "nightly-7.audit").read_text())
+    assert (entry["action"], entry["pod"], entry["detail"]) == ("rows.deleted", "nightly-7", {"rows": 12})
