@@ -47,6 +47,7 @@ MODULES: Final = (
     "sampan.service.messaging.topic",
     "sampan.service.migrate",
     "sampan.service.objects.binding",
+    "sampan.service.objects.files",
     "sampan.service.resilience.guards",
     "sampan.service.rpc.binding",
     "sampan.service.security.binding",

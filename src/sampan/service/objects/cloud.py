@@ -32,7 +32,7 @@ from sampan.service.objects.port import New
 SCHEMES: Final = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
 PARTS_AT_ONCE: Final = 4
 _ATTEMPT_SECONDS: Final = 20.0
-_WITHDRAW_SECONDS: Final = 10.0
+_WITHDRAW_SECONDS: Final = 2.0  # that a caller who has gone waits for; it goes on without him
 _RETRY: Final = {
     "max_retries": 3,
     "retry_timeout": timedelta(minutes=2),
@@ -100,6 +100,7 @@ class Cloud:
                 f"bucket {name!r} is at {binding.type}: install sampan[s3] (the obstore package)"
             ) from error
         self.name = name
+        self._withdrawing: set[asyncio.Future[Any]] = set()
         try:
             self.store: Any = stores.from_url(binding.uri, **options(binding))
         except Exception as error:
@@ -196,15 +197,20 @@ class Cloud:
         except asyncio.CancelledError:
             # an upload that is cancelled stays in the store, and is paid for; one whose source fails is withdrawn
             abandoned.set()
+            self._withdrawing.add(upload)
+            upload.add_done_callback(self._withdrawn)
             await asyncio.wait({upload}, timeout=_WITHDRAW_SECONDS)
-            if upload.done() and not upload.cancelled():
-                upload.exception()
             raise
         except ObjectError:
             if failure:
                 raise failure[0] from None  # the source's own error
             raise
         return str(done["e_tag"] or "")
+
+    def _withdrawn(self, upload: asyncio.Future[Any]) -> None:
+        self._withdrawing.discard(upload)
+        if not upload.cancelled():
+            upload.exception()  # that it was abandoned is no news
 
     async def delete(self, keys: Sequence[str]) -> None:
         try:
@@ -241,7 +247,9 @@ class Cloud:
         except (ObjectDenied, ObjectMissing):
             return
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        if self._withdrawing:
+            await asyncio.wait(set(self._withdrawing), timeout=_WITHDRAW_SECONDS)
 
 
 def _first(error: Exception) -> str:
