@@ -234,3 +234,16 @@ def test_quantities() -> None:
     assert quantity("1Ki") == 1024
     assert quantity("-1") is quantity("1mi") is quantity(1) is None
     assert suggest_label("My Service!") == "my-service"
+
+
+def test_a_topic_whose_key_partitions_or_group_cannot_be() -> None:
+    class Placed:
+        user_id: int
+
+    topic: Topic[Placed] = Topic("user_events", Placed, key="user", partitions=0)
+    service = Service("s", uses=[topic.publish(), topic.subscribe("os:getcwd", group="a.b")])
+    texts = [str(problem) for problem in Application("app", services=[service]).problems()]
+    assert any("has the key 'user', which its events lack" in text and "user_id" in text for text in texts)
+    assert any("has 0 partitions" in text for text in texts)
+    assert any("in the group 'a.b'" in text for text in texts)
+    assert not any("the name of topic" in text for text in texts)

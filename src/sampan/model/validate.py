@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Any
 
 from sampan.model import graph, settings, syntax
@@ -213,6 +214,24 @@ def _imports(app: Application, report: _Report) -> None:
 
 def _topics(app: Application, report: _Report) -> None:
     for topic in (handle for handle in app.handles if isinstance(handle, Topic)):
+        first = (topic.key or "").partition(".")[0]
+        known = {name for kind in getattr(topic.type, "__mro__", ()) for name in dir(kind)}
+        known |= {name for kind in getattr(topic.type, "__mro__", ()) for name in getattr(kind, "__annotations__", {})}
+        if first and first not in known:
+            fields = sorted(getattr(topic.type, "__annotations__", {}))
+            report(
+                f"{topic!r} has the key {topic.key!r}, which its events lack", topic.location, nearest(first, fields)
+            )
+        if not 1 <= topic.partitions <= 1024:
+            report(f"{topic!r} has {topic.partitions} partitions", topic.location, "use 1 to 1024; the default is 8")
+        for workload in graph.subscribers(app, topic):
+            for grant in workload.grants:
+                if grant.handle is topic and not re.fullmatch(r"[A-Za-z0-9_-]{0,60}", grant.group):
+                    report(
+                        f"{workload!r} subscribes to {topic!r} in the group {grant.group!r}",
+                        grant.location,
+                        "a group is up to 60 letters, digits, hyphens and underscores",
+                    )
         if not graph.publishers(app, topic):
             report(f"nothing publishes {topic!r}", topic.location, f"add {topic.name}.publish() to `uses`", "warning")
         if not graph.subscribers(app, topic):

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from sampan.model.bound import Transaction
 from sampan.service.bindings import Binding
 from sampan.service.data.database import SqlDatabase
 from sampan.service.data.tables import INBOX, OUTBOX
@@ -247,6 +248,46 @@ async def test_effect_and_inbox_commit_together(broker: Broker, name: str, datab
         await eventually(lambda: size_is(database, effects, 1))
     assert tries == 3
     assert await size(database, INBOX) == 1
+
+
+async def test_plain_sql_transactions_and_batches(nats_server: Any, name: str, database: SqlDatabase) -> None:
+    """A handler with a Transaction, which publishes what follows from the event to another topic, read in lists."""
+    insertion = "INSERT INTO effects (number, by_) VALUES (:number, :by_)".replace("by_)", f"{by(database)})", 1)
+    got: list[int] = []
+    tries = 0
+    async with connected(nats_server.uri) as broker:
+        first, second = topic_on(broker, name), topic_on(broker, f"{name}-after")
+
+        async def on_first(event: Placed, tx: Transaction) -> None:
+            nonlocal tries
+            tries += 1
+            await tx.execute(insertion, number=event.number, by_="first")
+            await second.publish(Placed(event.number + 100), tx)
+            if tries == 2:
+                raise ValueError("rolled back, with its effect, its inbox entry and what it published")
+
+        async def on_second(events: list[Placed], tx: Transaction) -> None:
+            got.append(len(events))
+            await tx.execute_many(insertion, [{"number": event.number, "by_": "second"} for event in events])
+
+        async with (
+            relaying(database, broker),
+            consuming(broker, name, on_first, database=database),
+            consuming(broker, f"{name}-after", on_second, database=database),
+        ):
+            async with database.begin() as tx:
+                for number in range(5):
+                    await first.publish(Placed(number), tx)
+            await eventually(lambda: size_is(database, effects, 10))
+            await eventually(lambda: size_is(database, OUTBOX, 0))
+    assert sorted(await numbers(database)) == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104]
+    assert tries == 6 and sum(got) == 5
+    assert await size(database, INBOX) == 10
+
+
+def by(database: SqlDatabase) -> str:
+    """The column `by`, which is a word of MySQL's own."""
+    return "`by`" if database.dialect == "mysql" else "by"
 
 
 async def test_stop_finishes_the_event_in_hand(broker: Broker, name: str, database: SqlDatabase) -> None:
