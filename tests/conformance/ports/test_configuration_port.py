@@ -142,7 +142,7 @@ def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     server.stop()
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> None:
+async def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> None:
     give_up = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up, f"not within {seconds:g} s: {what}"

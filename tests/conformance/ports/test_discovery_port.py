@@ -174,7 +174,7 @@ def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     server.stop()
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> None:
+async def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> None:
     give_up = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up, f"not within {seconds:g} s: {what}"
@@ -411,7 +411,7 @@ async def test_instances_come_and_go_under_load_without_a_failed_request(
     (tmp_path / "system.py").write_text(SYSTEM)
     (tmp_path / "web.py").write_text(WEB)
     root = f"/services-{os.urandom(3).hex()}"
-    discovery = {"SAMPAN_DISCOVERY": f"{server.uri}{root}?lease=2", "SAMPAN_DRAIN_SECONDS": "0.5"}
+    discovery = {"SAMPAN_DISCOVERY": f"{server.uri}{root}?lease=4", "SAMPAN_DRAIN_SECONDS": "0.5"}
 
     def start(name: str) -> Any:
         return serve("users", POD_NAME=name, **discovery)

@@ -110,6 +110,18 @@ def test_no_more_than_half_are_ejected() -> None:
     assert alone.pick() == "http://u0"
 
 
+def test_a_failure_is_the_instances_own_while_others_are_well() -> None:
+    balancer, _ = balanced(0, 1)
+    assert balancer.report("http://u0", False) and not balancer.report("http://u0", True)
+    assert balancer.report("http://u0", False)
+    assert not balancer.report("http://u1", False)  # now nobody is well: the callee has failed
+    assert not balancer.report("http://u0", False)
+    balancer.report("http://u1", True)
+    assert balancer.report("http://u0", False) and balancer.report("http://gone", False)
+    alone, _ = balanced(0)
+    assert not alone.report("http://u0", False)
+
+
 def test_what_is_no_verdict_only_ends_the_call() -> None:
     balancer, _ = balanced(0, 1)
     for _ in range(FAILURES * 4):

@@ -83,11 +83,14 @@ class Balancer:
         one.outstanding += 1
         return one.url
 
-    def report(self, url: str, ok: bool | None, seconds: float = 0.0) -> None:
-        """The end of a call to what `pick` gave, once for each. None is no verdict on the instance."""
+    def report(self, url: str, ok: bool | None) -> bool:
+        """The end of a call to what `pick` gave, once for each. None is no verdict on the instance.
+
+        True when it failed while others are well: that says nothing of the callee as a whole.
+        """
         target = self._targets.get(url)
         if target is None:
-            return
+            return ok is False and bool(self._listed)  # it has gone
         target.outstanding = max(0, target.outstanding - 1)
         if ok:
             target.failures = target.ejections = 0
@@ -98,6 +101,8 @@ class Balancer:
             target.failures += 1
             if target.failures >= FAILURES and not target.until:
                 self._eject(target)
+            return any(not other.failures for other in self._listed)
+        return False
 
     def _eject(self, target: _Target) -> None:
         if len(self._listed) < 2 or (self._ejected + 1) / len(self._listed) > _MOST_EJECTED:

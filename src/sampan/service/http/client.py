@@ -54,8 +54,11 @@ class Endpoints(Protocol):
         """The base URL to call next. LookupError when no instance is known."""
         ...
 
-    def report(self, url: str, ok: bool | None) -> None:
-        """How a call to what `pick` gave went, once for each pick. None is no verdict."""
+    def report(self, url: str, ok: bool | None) -> bool | None:
+        """How a call to what `pick` gave went, once for each pick. None is no verdict.
+
+        True: the failure is that instance's alone, others are well, so that it says nothing of the callee.
+        """
         ...
 
 
@@ -380,15 +383,14 @@ class HttpClient:
     def _learnt(self, base: str, good: bool | None) -> None:
         """Tell breaker and endpoints how an attempt went; None is no verdict."""
         breaker = self.breaker
+        alone = self.endpoints is not None and self.endpoints.report(base, good)
         if breaker is not None:
             if good:
                 breaker.succeeded()
-            elif good is None:
+            elif good is None or alone:
                 breaker.abandoned()
             else:
                 breaker.failed()
-        if self.endpoints is not None:
-            self.endpoints.report(base, good)
 
     def _pick(self, endpoints: Endpoints, method: str) -> str:
         try:
