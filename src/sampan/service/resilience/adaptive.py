@@ -76,18 +76,19 @@ class Lag:
     every: Final = 0.05
     most: Final = 0.95
     patience: Final = (4, 1.0)  # ticks, seconds
+    several: Final = 3
 
     def __init__(self, target: float) -> None:
         self.target = target
         self.share = 0.0
         self.ticking = False
-        self._touched = False
+        self._touched = 0  # requests since the last tick
         self._last = 0.0
         self._late, self._late_seconds = 0, 0.0
 
     def touch(self) -> None:
         """A request has come."""
-        self._touched = True
+        self._touched += 1
         if not self.ticking:
             self.ticking = True
             self._next()
@@ -98,9 +99,9 @@ class Lag:
 
     def _tick(self) -> None:
         lag = max(0.0, time.monotonic() - self._due)
-        self.observe(lag)
-        if self._touched or self.share:
-            self._touched = False
+        touched, self._touched = self._touched, 0
+        self.observe(lag if touched >= self.several else 0.0)  # else it is not requests that hold the loop up
+        if touched or self.share:
             self._next()
         else:
             self.ticking = False
