@@ -365,6 +365,34 @@ async def test_deadlock_is_a_conflict_and_retrying_gets_through(db: SqlDatabase)
     assert calls == 3
 
 
+async def test_a_deadlock_passed_over_commits_nothing(db: SqlDatabase) -> None:
+    """MySQL undoes the whole transaction and would then take each statement by itself."""
+    await fill(db, 2)
+    met, arrived, conflicts = asyncio.Event(), 0, 0
+
+    async def cross(first: int, second: int) -> None:
+        nonlocal arrived, conflicts
+        async with db.begin() as tx:
+            await tx.execute("UPDATE items SET amount = 100 WHERE id = :id", id=first)
+            arrived += 1
+            if arrived == 2:
+                met.set()
+            await met.wait()
+            try:
+                await tx.execute("UPDATE items SET amount = 100 WHERE id = :id", id=second)
+            except Conflict:
+                conflicts += 1
+            await tx.execute("INSERT INTO items (id, name) VALUES (:id, :name)", id=first + 10, name=f"x{first}")
+
+    if db.dialect == "sqlite":
+        met.set()  # there is one writer at a time, and no deadlock
+    results = await asyncio.gather(cross(1, 2), cross(2, 1), return_exceptions=True)
+    failed = [result for result in results if result is not None]
+    assert len(failed) == conflicts == (0 if db.dialect == "sqlite" else 1)
+    assert all(isinstance(error, DatabaseError) for error in failed)
+    assert await db.value(int, "SELECT count(*) FROM items WHERE id > 10") == 2 - conflicts
+
+
 async def test_a_transaction_does_one_thing_at_a_time(db: SqlDatabase) -> None:
     async with db.begin() as tx:
         results = await asyncio.gather(*(tx.value(int, "SELECT 1") for _ in range(3)), return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -56,7 +57,9 @@ class MySQL:
         self._killing = asyncio.Semaphore(2)
 
     async def connect(self) -> Any:
-        return await asyncmy.connect(**self._options)
+        raw: Any = await asyncmy.connect(**self._options)
+        watch_peer(raw._transport.get_extra_info("socket"))
+        return raw
 
     async def fetch(self, slot: Slot, sql: str, arguments: tuple[Any, ...]) -> Result:
         entry = slot.prepared.get(sql)
@@ -177,6 +180,15 @@ class MySQL:
             column = text.partition(" for column ")[2] or "a column"
             return StatementError(f"a value does not fit {column}", code)
         return StatementError(text, code)
+
+
+def watch_peer(connection: Any) -> None:
+    """Have the kernel give up a peer that has not been heard of for half a minute."""
+    if connection is None or connection.family == socket.AF_UNIX:
+        return
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _positional(sql: str) -> str:

@@ -35,6 +35,8 @@ class PostgreSQL:
         self.database = url.database or ""
         self.host, self.port = url.host or "localhost", url.port or 5432
         self._options: dict[str, Any] = {
+            # a peer that has not been heard of for half a minute is given up
+            **{"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000},
             **{key: value for key, value in url.query.items() if isinstance(value, str)},
             **{"host": self.host, "port": self.port, "user": url.username, "password": url.password},
             **{"dbname": self.database, "autocommit": True, "connect_timeout": 5},

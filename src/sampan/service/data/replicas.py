@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
 from sampan.model.data import DatabaseError, Unavailable
@@ -118,8 +119,9 @@ class Replicas(Reads):
                 replica.usable, replica.looked = False, time.monotonic()
 
     async def stream(self, type: type[T], sql: str, /, **parameters: Any) -> AsyncGenerator[T]:
-        async for row in Reads(await self._choose()).stream(type, sql, **parameters):
-            yield row
+        async with aclosing(Reads(await self._choose()).stream(type, sql, **parameters)) as rows:
+            async for row in rows:
+                yield row
 
     async def close(self) -> None:
         for replica in self._replicas:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -36,6 +37,7 @@ T = TypeVar("T")
 
 ISOLATIONS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 _PAUSE_SECONDS: Final = 0.01
+DEADLOCK: Final = "1213"  # of MySQL and MariaDB, which undo the whole transaction and say no more of it
 
 
 class Done:
@@ -193,8 +195,9 @@ class Reads(Queries):
         core = self.core
         slot = await core.pool.take()
         try:
-            async for row in _streamed(core, slot, type, sql, parameters):
-                yield row
+            async with aclosing(_streamed(core, slot, type, sql, parameters)) as rows:
+                async for row in rows:
+                    yield row
         finally:
             core.pool.give(slot)
 
@@ -229,7 +232,7 @@ class Autocommit(Reads):
 
 async def _streamed(
     core: Core, slot: Slot, type_: type[T], sql: str, parameters: Mapping[str, Any]
-) -> AsyncIterator[T]:
+) -> AsyncGenerator[T]:
     statement = core.statements[sql]
     arguments = statement.arguments(parameters, core.encoders)
     batches = core.driver.stream(slot, statement.sql, arguments)
@@ -263,6 +266,7 @@ class Transaction(Queries):
         self._slot: Slot | None = None
         self._busy = False
         self._depth = 0
+        self._over: Conflict | None = None  # a deadlock, after which the server knows of no transaction any more
 
     async def __aenter__(self) -> Transaction:
         if self._slot is not None or self._depth:
@@ -301,6 +305,8 @@ class Transaction(Queries):
                 if not slot.dirty and driver.alive(slot):
                     await driver.rollback(slot)
                 return
+            if self._over is not None:
+                raise self._over
             await driver.commit(slot)
         except BaseException as failure:
             slot.dirty = True
@@ -318,6 +324,8 @@ class Transaction(Queries):
     def _enter(self) -> Slot:
         if self._slot is None:
             raise DatabaseError("this transaction has ended, or has not begun")
+        if self._over is not None:
+            raise self._over
         if self._busy:
             raise DatabaseError("a transaction does one statement at a time; it is at work on another")
         return self._slot
@@ -330,6 +338,10 @@ class Transaction(Queries):
             if self.core.quick is not None and not statement.reads and not self.read_only:
                 await self._lock(slot)
             return await self.core.perform(slot, statement, arguments)
+        except Conflict as error:
+            if error.code == DEADLOCK:
+                self._over = error
+            raise
         finally:
             self._busy = False
 
@@ -345,8 +357,9 @@ class Transaction(Queries):
         slot = self._enter()
         self._busy = True
         try:
-            async for row in _streamed(self.core, slot, type, sql, parameters):
-                yield row
+            async with aclosing(_streamed(self.core, slot, type, sql, parameters)) as rows:
+                async for row in rows:
+                    yield row
         finally:
             self._busy = False
 
