@@ -332,7 +332,7 @@ class TwoLevelCache:
                 await self._holding(key, token, load, keep)
                 self.loads.add(self.name, "early")
             except Exception as error:
-                log.warning("cache %s: loading %s early: %s", self.name, key, error or type(error).__name__)
+                log.warning("cache %s: loading %s early: %s", self.name, key, str(error) or type(error).__name__)
 
         task = self._refreshing[key] = asyncio.create_task(refresh())
         task.add_done_callback(lambda _: self._refreshing.pop(key, None))

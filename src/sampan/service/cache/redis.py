@@ -126,7 +126,7 @@ class RedisLevel:
         self.count(operation, "error")
         if pause:
             self._resume = time.monotonic() + _PAUSE_SECONDS
-        log.warning("cache %s: %s: %s", self.name, operation, error or f"no answer within {SECONDS:g} s")
+        log.warning("cache %s: %s: %s", self.name, operation, str(error) or f"no answer within {SECONDS:g} s")
 
     async def get(self, key: str) -> Result:
         """GET; together with others where there are others."""
