@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -14,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
@@ -45,8 +48,13 @@ INBOX = Table(
 )
 
 
+_POSTGRES_KEY: Final = 0x53414D51  # any number that is always the same, and not the one of migrations
+
+
 def create(connection: Connection) -> None:
     """Create what is missing. Several processes may do this at the same time."""
+    if connection.dialect.name == "postgresql":  # an error would end the transaction: one after the other
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_KEY})
     try:
         metadata.create_all(connection)
     except DBAPIError:  # somebody else created a table between the look and the creation
