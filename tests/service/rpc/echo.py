@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+# first: it tells gRPC's core not to meddle with forks, by which the same tests start other programs
+import sampan.service.rpc.binding  # noqa: F401, I001
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.wrappers_pb2 import StringValue
