@@ -18,12 +18,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-# first: it tells gRPC's core not to meddle with forks, by which the same tests start other programs
-import sampan.service.rpc.binding  # noqa: F401, I001
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.wrappers_pb2 import StringValue
 
+# it tells gRPC's core, before that is first used, not to meddle with forks, by which the same tests start other programs
+import sampan.service.rpc.binding  # noqa: F401
 from sampan.model import Grpc
 from sampan.service.http.middleware import Guard
 from sampan.service.http.readiness import Readiness
