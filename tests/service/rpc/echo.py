@@ -22,7 +22,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.wrappers_pb2 import StringValue
 
-# it tells gRPC's core, before that is first used, not to meddle with forks, by which the same tests start other programs
+# it tells gRPC's core, before that is used, not to meddle with forks, by which the same tests start other programs
 import sampan.service.rpc.binding  # noqa: F401
 from sampan.model import Grpc
 from sampan.service.http.middleware import Guard
