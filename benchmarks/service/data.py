@@ -210,7 +210,7 @@ def reads(name: str, uri: str, raw: Callable[[Any], Coroutine[Any, Any, list[Ope
             return lambda: runner.run(_rate(operations[:at_once], number))
 
         for at_once in (1, AT_ONCE):
-            mine, driver = compare(rate(ours, at_once), rate(theirs, at_once), ROUNDS)
+            mine, driver = compare(rate(ours, at_once), rate(theirs, at_once), 7)
             words = f"{name}, {at_once} at once"
             yield row(
                 AREA, f"plain-SQL row read / raw driver, {words}", mine, "rows/s", peer=peer, peer_value=driver, **MORE
