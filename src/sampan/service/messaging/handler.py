@@ -13,8 +13,6 @@ import typing
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sampan.service.messaging import inbox
-
 if TYPE_CHECKING:
     from sampan.service.data.database import SqlDatabase
 
@@ -51,13 +49,11 @@ class Handler:
                 raise Duplicate
         elif database is None:
             await self.function(event)
-        elif self.needs == "transaction":
-            async with database.begin() as tx:
-                if not await inbox.enter(tx, consumer, event_id):
-                    raise Duplicate
-                await self.function(event, tx)
         else:
-            async with database.transaction() as session:
+            from sampan.service.messaging import inbox  # with it comes SQLAlchemy
+
+            opened: Any = database.begin() if self.needs == "transaction" else database.transaction()
+            async with opened as session:
                 if not await inbox.enter(session, consumer, event_id):
                     raise Duplicate
                 await self.function(event, session)
@@ -69,13 +65,13 @@ class Handler:
         if database is None:
             await self.function(list(events))
             return set()
-        if self.needs == "transaction":
-            async with database.begin() as tx:
-                return await self._fresh(tx, consumer, events, ids)
-        async with database.transaction() as session:
+        opened: Any = database.begin() if self.needs == "transaction" else database.transaction()
+        async with opened as session:
             return await self._fresh(session, consumer, events, ids)
 
     async def _fresh(self, session: Any, consumer: str, events: Sequence[Any], ids: Sequence[str]) -> set[str]:
+        from sampan.service.messaging import inbox
+
         known: set[str] = set()
         fresh = []
         for event, event_id in zip(events, ids, strict=True):

@@ -113,13 +113,18 @@ class KafkaBroker(Broker):
                 if answers and not self.connected:
                     self._connected()
                 elif not answers:
-                    self._disconnected()
+                    await self._lost()
             except self.errors as error:
-                self._disconnected()
+                await self._lost()
                 if not said and not self.connected_once:
                     log.warning("broker not reachable yet: %s", error)
                     said = True
             await asyncio.sleep(_LOOK_SECONDS if self.connected else 0.1)
+
+    async def _lost(self) -> None:
+        """After an outage another producer begins: this one may wait for answers that never come."""
+        self._disconnected()
+        await self._disconnect()
 
     async def _disconnect(self) -> None:
         producer, self._producer = self._producer, None

@@ -6,7 +6,6 @@ import os
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from sampan.service.messaging import outbox
 from sampan.service.messaging.codec import encode
 from sampan.service.messaging.port import VERSION, Broker, Message, key_text
 from sampan.service.telemetry import tracing
@@ -76,4 +75,6 @@ class BrokerTopic:
         if session is None:
             await self.broker.publish(message)
         else:
+            from sampan.service.messaging import outbox  # with it comes SQLAlchemy
+
             await outbox.insert(session, message)
