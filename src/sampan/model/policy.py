@@ -87,7 +87,8 @@ class Limits:
       watching latency, between `least` and this; without, it is this. Up to twice `latency` is never too slow.
     - `queue`: requests that wait for a place; None for as many as half the limit in force. A request waits for no more
       than `queue_share` of the time its caller has left, and `queue_seconds`.
-    - `lag`: the event loop may stay late by so much before a share of the requests is refused.
+    - `lag`: the event loop may stay late by so much before a share of the requests is refused; by four times as much
+      in the environment `dev`, where a whole system shares a few cores.
     - `rate`: requests a second of one caller (its identity, else its address), None for no limit; `burst` at once,
       None for one second's worth.
     - `priority`: path prefixes and their urgency, 0 (first) to 7 (last); 3 otherwise. Of those who wait the most
@@ -102,7 +103,7 @@ class Limits:
     queue: int | None = None
     queue_share: float = 0.1
     queue_seconds: float = 0.25
-    lag: float = 0.25
+    lag: float = 0.5
     rate: float | None = None
     burst: int | None = None
     priority: Mapping[str, int] = field(default_factory=dict)

@@ -141,6 +141,29 @@ async def test_a_server_that_is_away_is_said_so_and_comes_back(proxied: tuple[Sq
         assert (await session.execute(text("SELECT n FROM t"))).scalar() == 0
 
 
+async def test_sessions_whose_server_dies_say_503(proxied: tuple[SqlDatabase, FaultProxy]) -> None:
+    db, proxy = proxied
+    refused: list[Exception] = []
+
+    async def work() -> None:
+        while len(refused) < 40:
+            try:
+                async with db.transaction() as session:
+                    await session.execute(text("UPDATE t SET n = n + 1"))
+                    await session.execute(text("SELECT n FROM t"))
+            except Exception as error:
+                refused.append(error)
+            await asyncio.sleep(0)
+
+    async def cut() -> None:
+        while len(refused) < 40:
+            proxy.reset_all()
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(work(), work(), work(), cut())
+    assert {getattr(error, "http_status", None) for error in refused} == {503}, {repr(error) for error in refused}
+
+
 @pytest.mark.parametrize("kind", NETWORKED)
 async def test_a_restart_of_the_server_loses_no_connection_place(kind: str, tmp_path: Path) -> None:
     server: Any = start_mariadb(tmp_path) if kind == "mariadb" else start_postgresql()

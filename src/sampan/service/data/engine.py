@@ -13,8 +13,9 @@ from sqlalchemy.pool import Pool as SqlalchemyPool
 from sqlalchemy.pool.base import _AsyncConnDialect, _ConnectionRecord
 from sqlalchemy.util import await_only
 
+from sampan.model.data import Unavailable
 from sampan.service.data.observe import Observer, Watch
-from sampan.service.data.pool import ConnectionPool, Driver, Slot
+from sampan.service.data.pool import ConnectionPool, Driver, Slot, broke
 from sampan.service.data.statement import Statement, Statements
 
 
@@ -99,7 +100,7 @@ def shared_engine(url: URL, driver: Driver, pool: ConnectionPool, observer: Obse
         _begin_late(engine)
     else:
         _begin(engine)
-    _observe(engine, driver, observer)
+    _observe(engine, driver, observer, pool.name)
     return engine
 
 
@@ -140,7 +141,7 @@ def _begin_late(engine: AsyncEngine) -> None:
         cursor.close()
 
 
-def _observe(engine: AsyncEngine, driver: Driver, observer: Observer) -> None:
+def _observe(engine: AsyncEngine, driver: Driver, observer: Observer, name: str) -> None:
     known = Statements(driver.engine)
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
@@ -155,10 +156,16 @@ def _observe(engine: AsyncEngine, driver: Driver, observer: Observer) -> None:
         if watch is not None:
             watch.__exit__(None, None, None)
 
-    @event.listens_for(engine.sync_engine, "handle_error")
-    def failed(context: Any) -> None:
+    @event.listens_for(engine.sync_engine, "handle_error", retval=True)
+    def failed(context: Any) -> BaseException | None:
         execution = context.execution_context
         watch: Watch | None = None if execution is None else execution.__dict__.pop("_sampan_watch", None)
         if watch is not None:
             error = context.original_exception
             watch.__exit__(type(error), error, None)
+        if broke(context.original_exception):
+            return Unavailable(f"the connection to database {name!r} broke")
+        ours = driver.translate(context.original_exception)
+        if isinstance(ours, Unavailable) and context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.http_status = Unavailable.http_status  # as plain SQL's own error has it
+        return None

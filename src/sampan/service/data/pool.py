@@ -99,6 +99,11 @@ def cores() -> float:
     return float(len(os.sched_getaffinity(0)))
 
 
+def broke(error: BaseException) -> bool:
+    """Whether it is one of the errors that asyncmy and uvloop raise, by mistake, when a connection ends under them."""
+    return type(error).__module__ == "builtins" and isinstance(error, RuntimeError | AttributeError | IndexError)
+
+
 def size_of(declared: Pool | None) -> int:
     """SAMPAN_POOL_SIZE, the declared size, or ten for a core: a Python process keeps no more than one core busy."""
     text = os.environ.get("SAMPAN_POOL_SIZE", "")
@@ -202,6 +207,8 @@ class ConnectionPool:
                 self._errors.add(self.name, "connect_timeout")
                 raise Unavailable(f"database {self.name!r} did not take a connection in time") from None
             ours = self.driver.translate(error)
+            if ours is None and broke(error):
+                ours = Unavailable("the connection broke while it was being made")
             if ours is None:
                 raise
             self._errors.add(self.name, "connect")

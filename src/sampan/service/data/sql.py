@@ -25,7 +25,7 @@ from sampan.model.data import (
     Unavailable,
 )
 from sampan.service.data.observe import Observer
-from sampan.service.data.pool import ConnectionPool, Driver, Result, Slot
+from sampan.service.data.pool import ConnectionPool, Driver, Result, Slot, broke
 from sampan.service.data.rows import Decoder, Encoders, decoder
 from sampan.service.data.statement import Statement, Statements
 from sampan.service.telemetry.context import CURRENT
@@ -116,8 +116,7 @@ class Core:
         """Raise our error for a driver's; return for what is not a driver's."""
         if isinstance(error, DatabaseError):
             return
-        if type(error).__module__ == "builtins" and isinstance(error, RuntimeError | AttributeError):
-            # what asyncmy and uvloop raise when a connection ends under them
+        if broke(error):
             raise Unavailable(f"the connection to database {self.pool.name!r} broke") from None
         ours = self.driver.translate(error)
         if ours is not None:
