@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec.structs import replace
 
 from sampan.cluster.apiserver import conversion
@@ -15,6 +16,7 @@ from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object
 
 if TYPE_CHECKING:
+    from sampan.cluster.apiserver.cel.rules import RuleTree
     from sampan.cluster.apiserver.columns import Column
     from sampan.kube.schema import Schema
 
@@ -75,6 +77,15 @@ class Kind:
         if self.crd is not None:
             return schema.Schema.from_crd((self.crd_version.get("schema") or {}).get("openAPIV3Schema"))
         return schema.for_kind(self.resource.api_version, self.resource.kind) or schema.ANYTHING
+
+    @cached_property
+    def rules(self) -> RuleTree | None:
+        """The rules of a custom kind; the engine is imported only for one that has any."""
+        if self.crd is None or b"x-kubernetes-validations" not in msgspec.json.encode(self.crd_version):
+            return None
+        from sampan.cluster.apiserver.cel.rules import tree_of
+
+        return tree_of(self.schema)
 
     @cached_property
     def strategy(self) -> Strategy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from sampan.cluster.apiserver.columns_crd import compile_path
+from sampan.cluster.apiserver.registry import structural
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import DNS_1035_LABEL, DNS_SUBDOMAIN, Faults, maps, sub
@@ -63,6 +64,12 @@ class Definition(TableStrategy):
         elif sum(bool(version.get("storage")) for version in versions) != 1:
             faults.invalid("spec.versions", versions, "must have exactly one version marked as storage version")
         seen: set[str] = set()
+        schemas = [sub(version, "schema").get("openAPIV3Schema") for version in versions]
+        shared = all(schema == schemas[0] for schema in schemas)  # one for all is told of once
+        for index, schema in enumerate(schemas[:1] if shared else schemas):
+            where = "spec.validation" if shared else f"spec.versions[{index}].schema"
+            if isinstance(schema, dict):
+                faults.causes += structural.causes(schema, f"{where}.openAPIV3Schema")
         for index, version in enumerate(versions):
             self._version(faults, version, f"spec.versions[{index}]", seen)
 
