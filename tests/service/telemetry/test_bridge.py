@@ -224,11 +224,13 @@ from sampan.service.process import Process
 process = Process(Service("users"))
 process.bind()
 assert "opentelemetry" not in sys.modules, "who imports it pays for it, nobody else"
+FIRST
 from opentelemetry import metrics, trace
 from sampan.service.telemetry.context import CURRENT, Context
 context = Context("a" * 32, "b" * 16)
 CURRENT.set(context)
 assert trace.get_current_span().get_span_context().span_id == int("b" * 16, 16)
+assert context.span is None, "who only looks leaves nothing behind"
 metrics.get_meter("x").create_counter("late").add(1)
 assert "late_total 1" in process.registry.render()
 trace.set_tracer_provider(trace.NoOpTracerProvider())
@@ -237,6 +239,8 @@ print("joined")
 """
 
 
-def test_it_joins_when_it_is_imported_late() -> None:
-    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize("first", ["", "import opentelemetry.trace; from opentelemetry.metrics import Meter"])
+def test_it_joins_when_it_is_imported_late(first: str) -> None:
+    code = LATE.replace("FIRST", first)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["joined"]), done.stderr

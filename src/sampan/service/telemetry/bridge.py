@@ -31,10 +31,16 @@ _propagator: Final = W3CBaggagePropagator()
 
 
 class Span(trace.Span):
-    """The face of a `tracing.Span` towards OpenTelemetry's API."""
+    """The face of a `tracing.Span` towards OpenTelemetry's API. None: of the one that bears `context`, made when used."""
 
-    def __init__(self, record: tracing.Span, context: Context) -> None:
-        self.record, self.context = record, context
+    def __init__(self, record: tracing.Span | None, context: Context) -> None:
+        self._record, self.context = record, context
+
+    @property
+    def record(self) -> tracing.Span:
+        if self._record is None:
+            self._record = record_of(self.context)
+        return self._record
 
     def get_span_context(self) -> trace.SpanContext:
         context = self.context
@@ -195,6 +201,10 @@ class Runtime(_RuntimeContext):
         self._attached: ContextVar[tuple[TheirContext, Context | None]] = ContextVar(
             "sampan_opentelemetry", default=(TheirContext(), None)
         )
+        # both, and the context made of them: FastAPI asks for it several times a request
+        self._joined: ContextVar[tuple[TheirContext, Context | None, TheirContext]] = ContextVar(
+            "sampan_opentelemetry_joined", default=(TheirContext(), None, TheirContext())
+        )
 
     def attach(self, context: TheirContext) -> Any:
         ours = _ours(context)
@@ -207,10 +217,15 @@ class Runtime(_RuntimeContext):
             return theirs
         if now is None:
             return TheirContext({key: value for key, value in theirs.items() if key != _SPAN_KEY})
-        joined: dict[str, object] = {**theirs, _SPAN_KEY: Span(record_of(now), now)}
+        known = self._joined.get()
+        if known[0] is theirs and known[1] is now:
+            return known[2]
+        joined: dict[str, object] = {**theirs, _SPAN_KEY: Span(now.span, now)}
         if now.baggage:
             joined |= _baggage(now.baggage)
-        return TheirContext(joined)
+        made = TheirContext(joined)
+        self._joined.set((theirs, now, made))
+        return made
 
     def detach(self, token: Any) -> None:
         theirs, ours = token
@@ -224,11 +239,12 @@ def install(registry: Registry) -> None:
     if trace._TRACER_PROVIDER is None and "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ:
         trace._TRACER_PROVIDER = TracerProvider()
 
-    def meters(module: Any) -> None:
+    def meters(public: Any) -> None:
         from sampan.service.telemetry.meters import MeterProvider
 
+        module = public._internal
         if module._METER_PROVIDER is None and "OTEL_PYTHON_METER_PROVIDER" not in os.environ:
             module._METER_PROVIDER = provider = MeterProvider(registry)
             module._PROXY_METER_PROVIDER.on_set_meter_provider(provider)
 
-    when_imported("opentelemetry.metrics._internal", meters)
+    when_imported("opentelemetry.metrics", meters)  # not its part: ours needs the whole
