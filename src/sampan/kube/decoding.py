@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from sampan.kube import quantity
+from sampan.kube.errors import ApiError
+from sampan.kube.patch import fields
+from sampan.kube.quantity import QuantityError
 from sampan.kube.schema import Schema
-from sampan.kube.validation import GO_TYPES, fits, join, json_type, shown
+from sampan.kube.validation import GO_TYPES, fits, join, json_type
 
 
 def _go_type(node: Schema) -> str:
@@ -19,32 +24,73 @@ def _go_type(node: Schema) -> str:
     return node.format or GO_TYPES.get(node.type, node.type)
 
 
-def typed_fault(schema: Schema, obj: Any) -> str | None:
-    """What keeps a built-in object from being applied: a field of the wrong type, or one its schema does not have."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
-    def walk(node: Schema, value: Any, path: str) -> str | None:
+
+def _not_base64(text: str) -> str | None:
+    text = text.replace("\n", "").replace("\r", "")
+    body = text.rstrip("=")
+    sound = _BASE64.match(text)
+    at = sound.end() if sound else 0
+    if at < len(body):
+        return f"illegal base64 data at input byte {at}"
+    if len(text) % 4 or len(text) - len(body) > 2:
+        return f"illegal base64 data at input byte {len(text) if text == body else min(at, len(text))}"
+    return None
+
+
+_QUANTITY = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+
+
+def typed_fault(schema: Schema, obj: Any) -> str | None:
+    """What keeps an object from being applied: wrong types, fields of no schema, elements that are given twice."""
+    faults: list[str] = []
+
+    def walk(node: Schema, value: Any, path: str) -> None:
         if value is None or node.open or node.format == "quantity" or node.int_or_string or not node.type:
-            return None
+            return
         if not fits(value, node.type):
-            expected = {"object": "map", "array": "list", "integer": "numeric (int or float)"}.get(node.type, node.type)
-            return f"{path}: expected {expected}, got &{{{value}}}"
-        if isinstance(value, dict):
-            for key, item in value.items():
+            words = {"object": "map", "array": "list", "integer": "numeric (int or float)"}
+            found = {dict: "map", list: "list", bool: "boolean", str: "string"}.get(type(value), f"&{{{value}}}")
+            faults.append(f"{path}: expected {words.get(node.type, node.type)}, got {found}")
+        elif isinstance(value, dict):
+            for key in sorted(value):
                 child = node.child(key)
                 if child is None:
-                    return f"{path}.{key}: field not declared in schema"
-                if fault := walk(child, item, f"{path}.{key}"):
-                    return fault
+                    faults.append(f"{path}.{key}: field not declared in schema")
+                else:
+                    walk(child, value[key], f"{path}.{key}")
         elif isinstance(value, list):
-            for index, item in enumerate(value):
-                keys = (
-                    ",".join(f"{k}={shown(item.get(k))}" for k in node.list_map_keys) if isinstance(item, dict) else ""
-                )
-                if fault := walk(node.items, item, f"{path}[{keys or index}]"):
-                    return fault
-        return None
+            elements(node, value, path)
 
-    return walk(schema, obj, "")
+    def elements(node: Schema, items: list[Any], path: str) -> None:
+        seen: set[str] = set()
+        for index, item in enumerate(items):
+            where = str(index)
+            if node.list_type == "map":
+                if not isinstance(item, dict):
+                    faults.append(f"{path}: element {index}: associative list with keys may not have non-map elements")
+                    continue
+                try:
+                    element = fields.element_of(node, item)
+                except ApiError:  # without its keys: `fields` says so
+                    walk(node.items, item, f"{path}[{where}]")
+                    continue
+            elif node.list_type == "set":
+                element = fields.element_of(node, item)
+            else:
+                walk(node.items, item, f"{path}[{where}]")
+                continue
+            place = fields.text_of((element,))
+            if element in seen:
+                faults.append(f"{path}: duplicate entries for key {place}")
+            seen.add(element)
+            walk(node.items, item, path + place)
+
+    walk(schema, obj, "")
+    if len(faults) > 1:
+        return "errors:\n" + "\n".join(f"  {fault}" for fault in faults)
+    return faults[0] if faults else None
 
 
 def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -> str | None:
@@ -54,14 +100,22 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -
         if value is None or node.open:
             return None
         if node.format == "quantity":
-            if isinstance(value, bool | dict | list):
-                return "unmarshalerDecoder: quantities must match the regular expression"
+            if isinstance(value, str) and not value:
+                return None
+            try:
+                if isinstance(value, bool | dict | list):
+                    raise QuantityError
+                quantity.parse(value)
+            except QuantityError:
+                return f"unmarshalerDecoder: {_QUANTITY}"
             return None
         if node.int_or_string and isinstance(value, bool | dict | list):
             found = {"boolean": "bool"}.get(json_type(value), json_type(value))
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type int32"
         if node.int_or_string or not node.type:
             return None
+        if node.format == "byte" and isinstance(value, str) and (fault := _not_base64(value)):
+            return fault
         if not fits(value, node.type):
             found = {"integer": "number", "boolean": "bool"}.get(json_type(value), json_type(value))
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {_go_type(node)}"

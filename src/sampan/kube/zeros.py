@@ -14,6 +14,14 @@ from sampan.kube.schema import Schema
 _ZEROS: dict[int, list[tuple[str, Schema, Any]]] = {}
 
 
+NULLS = {
+    "io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus": ("currentMetrics",),
+    "io.k8s.api.rbac.v1.ClusterRole": ("rules",),
+    "io.k8s.api.rbac.v1.Role": ("rules",),
+}
+"""Lists that are null, and not left out, where they are missing; of some others the schema tells, being required."""
+
+
 def _fields(schema: Schema) -> list[tuple[str, Schema, Any]]:
     """(name, schema, zero) of the fields never left out; text is, where it would only say that it is missing."""
     key = id(schema.properties)  # shared by all nodes of a definition, and kept by the library
@@ -37,6 +45,8 @@ def settle(schema: Schema, value: Any) -> None:
         for name, _, zero in _fields(schema):
             if value.get(name) is None:
                 value[name] = {} if zero == {} else zero
+        for name in NULLS.get(schema.definition, ()):
+            value.setdefault(name, None)
         if schema.definition.endswith("Status"):  # what only controllers fill is null until then
             for name in schema.raw.get("required", ()):
                 if name not in value and (child := properties.get(name)) is not None and child.type == "array":
@@ -54,9 +64,15 @@ def settle(schema: Schema, value: Any) -> None:
             del value[name]
     elif isinstance(value, list):
         items = schema.items
-        for item in value:
+        for index, item in enumerate(value):
             if isinstance(item, (dict, list)):
                 settle(items, item)
+            elif item is None and not items.structural and items.type in _NOTHING:
+                value[index] = of(items) if items.type == "object" else _NOTHING[items.type]
+
+
+_NOTHING: dict[str, Any] = {"object": {}, "string": "", "integer": 0, "boolean": False}
+"""What a null among the elements of a list is read as."""
 
 
 def _is_collection(schema: Schema) -> bool:
@@ -69,6 +85,7 @@ def of(schema: Schema) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, child, zero in _fields(schema):
         made[name] = of(child) if zero == {} else zero
+    made |= dict.fromkeys(NULLS.get(schema.definition, ()))
     for name in schema.required:
         child_schema = schema.properties.get(name)
         if child_schema is not None and child_schema.type == "array":

@@ -94,7 +94,18 @@ BAD: list[tuple[Any, str, Any, list[tuple[str, str]]]] = [
             )
         ],
     ),
-    (DEPLOYMENT, "spec/selector", None, [("spec.selector", "Required value")]),
+    (
+        DEPLOYMENT,
+        "spec/selector",
+        None,
+        [
+            ("spec.selector", "Required value"),
+            (
+                "spec.template.metadata.labels",
+                'Invalid value: {"app":"web"}: `selector` does not match template `labels`',
+            ),
+        ],
+    ),
     (
         DEPLOYMENT,
         "spec/selector",
@@ -278,7 +289,7 @@ BAD: list[tuple[Any, str, Any, list[tuple[str, str]]]] = [
         INGRESS,
         "spec/rules",
         None,
-        [("spec", "Invalid value: []: either `defaultBackend` or `rules` must be specified")],
+        [("spec", "Invalid value: null: either `defaultBackend` or `rules` must be specified")],
     ),
     (
         JOB,

@@ -191,16 +191,50 @@ def check_types(call: Call, kind: Kind, obj: Object) -> None:
 
 
 def check_applied(call: Call, kind: Kind, obj: Object) -> None:
-    """400 for a built-in object that cannot be applied: wrong types, and fields its schema lacks."""
+    """400 for an object that cannot be applied: wrong types, and fields its schema lacks."""
     from sampan.kube import decoding
 
-    if kind.crd is None and (fault := decoding.typed_fault(kind.schema, obj)):
-        resource, metadata = kind.resource, obj["metadata"]
+    if fault := decoding.typed_fault(kind.schema, obj):
+        resource, metadata = kind.resource, obj.get("metadata")
+        if not isinstance(metadata, dict):
+            metadata = {}
         version = resource.api_version if resource.group else f"/{resource.api_version}"
         raise bad_request(
-            f"failed to create typed patch object ({metadata.get('namespace') or ''}/{metadata.get('name')};"
+            f"failed to create typed patch object ({metadata.get('namespace') or ''}/{metadata.get('name') or ''};"
             f" {version}, Kind={resource.kind}): {fault}",
         )
+
+
+def check_name(call: Call, obj: Object) -> None:
+    """400 for an object that names another one than the path, or none."""
+    metadata = obj["metadata"]
+    if not metadata.get("name"):
+        raise bad_request(
+            f"the name of the object ({call.name} based on URL) was undeterminable: name must be provided"
+        )
+    if metadata["name"] != call.name:
+        raise bad_request(
+            f"the name of the object ({metadata['name']}) does not match the name on the URL ({call.name})"
+        )
+    if call.namespace and (metadata.get("namespace") or call.namespace) != call.namespace:
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+
+
+def check_owners(call: Call, obj: Object) -> None:
+    """Keep one of owner references that are the same, and say so."""
+    owners = obj["metadata"].get("ownerReferences")
+    if not isinstance(owners, list) or len(owners) < 2:
+        return
+    kept = [owner for index, owner in enumerate(owners) if owner not in owners[:index]]
+    uids = [owner.get("uid") for owner in owners if isinstance(owner, dict)]
+    repeated = dict.fromkeys(uid for index, uid in enumerate(uids) if uid in uids[:index])
+    if repeated:
+        call.warnings.append(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may"
+            " reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed:"
+            f" {', '.join(map(str, repeated))}"
+        )
+    obj["metadata"]["ownerReferences"] = kept
 
 
 def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> None:

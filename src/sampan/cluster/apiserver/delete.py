@@ -20,13 +20,21 @@ if TYPE_CHECKING:
 ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
 POLICIES = {"Background": None, "Foreground": FOREGROUND, "Orphan": ORPHAN}
-ORPHANING = {"Job"}
+ORPHANING = {"Job", "ReplicationController"}
 """Kinds whose dependents stay unless the client says otherwise."""
 LEFT = (
     "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set"
     " propagationPolicy=Orphan to suppress this warning"
 )
-RETURNED = {"Pod", "Service", "PersistentVolume", "PersistentVolumeClaim"}
+RETURNED = {
+    "Pod",
+    "PodTemplate",
+    "ResourceQuota",
+    "Service",
+    "ServiceAccount",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+}
 """Kinds whose deletion answers with the object even when it is gone at once."""
 
 
@@ -83,8 +91,9 @@ class Deleter:
 
     async def delete(self, call: Call) -> Answer:
         kind, options = call.served, read_options(call)
-        if kind.resource.kind in ORPHANING and not {"propagationPolicy", "orphanDependents"} & options.keys():
+        if kind.resource.kind == "Job" and not {"propagationPolicy", "orphanDependents"} & options.keys():
             call.warnings.append(LEFT)
+        await self.server.gate.deletion(call, kind, self.server.store.table(kind.table).get(call.key))
         entry, removed = await self.remove(call, kind, call.key, options)
         if removed and kind.resource.kind not in RETURNED:
             return Answer(200, obj=_success(kind, entry.object))
@@ -104,6 +113,8 @@ class Deleter:
             grace = kind.strategy.graceful_delete(obj, options) or 0
             changed = _mark(kind, obj, options, grace)
             gone = finished(obj)
+            if gone and kind.resource.kind != "Pod":
+                return Remove(json_copy(current.object))  # unmarked, since nothing had to wait
             if gone:
                 return Remove(obj)
             return obj if changed else current.object
@@ -138,6 +149,7 @@ class Deleter:
         deleted = []
         for entry in entries:
             try:
+                await self.server.gate.deletion(call, kind, entry)
                 last, _ = await self.remove(call, kind, entry.key, json_copy(options))
             except ApiError as error:
                 if error.code == 404:

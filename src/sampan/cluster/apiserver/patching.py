@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.kube.errors import ApiError, Cause, bad_request
 from sampan.kube.objects import Object, now
+from sampan.kube.patch import strategic
 from sampan.kube.schema import Schema
 from sampan.kube.transport import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH
 
@@ -23,7 +25,7 @@ def copy_of(obj: Object) -> Object:
 def patch(content_type: str, current: Object, body: Any, node: Schema) -> Object:
     """`current` (a copy of ours) changed by a JSON, merge or strategic merge patch. Raises ApiError 400 or 422."""
     from sampan.kube.patch import json as json_patch
-    from sampan.kube.patch import merge, strategic
+    from sampan.kube.patch import merge
 
     wanted: type = list if content_type == JSON_PATCH else dict
     if not isinstance(body, wanted):
@@ -46,22 +48,15 @@ def refused(content_type: str, body: Any, patched: Object, error: ApiError) -> A
     """422 for a patch whose outcome cannot be read, which shows the patch (strategic) or that outcome, as upstream."""
     if error.code != 400:
         return error
-    shown = _go(body) if content_type == STRATEGIC else json.dumps(patched, ensure_ascii=False, separators=(",", ":"))
+    shown = (
+        strategic.go_text(body)
+        if content_type == STRATEGIC
+        else json.dumps(patched, ensure_ascii=False, separators=(",", ":"))
+    )
     fault = error.message.partition(": ")[2] or error.message
     cause = Cause("patch", f"Invalid value: {json.dumps(shown, ensure_ascii=False)}: {fault}")
     details = {"causes": [{"reason": cause.reason, "message": cause.message, "field": cause.field}]}
     return ApiError(422, "Invalid", f' "" is invalid: patch: {cause.message}', details)
-
-
-def _go(value: Any) -> str:
-    """A JSON value as Go prints it: `map[spec:map[replicas:2]]`."""
-    if isinstance(value, dict):
-        return f"map[{' '.join(f'{key}:{_go(value[key])}' for key in sorted(value))}]"
-    if isinstance(value, list):
-        return f"[{' '.join(map(_go, value))}]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "<nil>" if value is None else str(value)
 
 
 def server_side(
@@ -88,6 +83,27 @@ def server_side(
     return copy_of(result)
 
 
+def scale_causes(kind: Kind, obj: Object) -> list[Cause]:
+    """Faults of the numbers that a custom kind's scale reads: no whole numbers, or negative."""
+    if kind.crd is None or kind.scale is None:
+        return []
+    found = []
+    for path in (kind.scale.spec, kind.scale.status):
+        value: Any = obj
+        for step in path:
+            value = value.get(step) if isinstance(value, dict) else None
+        where = "." + ".".join(path)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            go = {bool: "bool", float: "float64", str: "string", list: "[]interface {}"}
+            shown = f"{strategic.go_text(value)} is of the type {go.get(type(value), 'map[string]interface {}')}"
+            found.append(Cause(where, f"Invalid value: 0: {where} accessor error: {shown}, expected int64"))
+        elif value < 0:
+            found.append(Cause(where, f"Invalid value: {value}: should be a non-negative integer"))
+    return found
+
+
 def track(old: Object | None, new: Object, node: Schema, manager: str, subresource: str | None) -> None:
     """Record in `new` (in place) who owns what after a create, update or patch."""
     from sampan.kube.patch import managed_fields
@@ -96,6 +112,9 @@ def track(old: Object | None, new: Object, node: Schema, manager: str, subresour
         old, new, node, manager=manager, subresource=subresource, api_version=new["apiVersion"], now=now()
     )
     entries = tracked["metadata"].get("managedFields")
+    if subresource == "scale" and (new.get("spec") or {}).get("replicas") == 0:
+        # a Scale leaves its zero out: who scales to nothing owns nothing
+        entries = [e for e in entries or () if (e.get("manager"), e.get("subresource")) != (manager, "scale")]
     if entries:
         new["metadata"]["managedFields"] = json_copy(entries)
     else:

@@ -71,6 +71,10 @@ class Strategy:
         """Faults of the change (immutable fields) and of the result."""
         return []
 
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        """What a client should know of an object that is accepted nevertheless."""
+        return []
+
     def selectable_fields(self, obj: Object) -> dict[str, str]:
         """Field selectors beyond metadata.name and metadata.namespace, with this object's values."""
         return {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sampan.cluster.apiserver import decode, patching
+from sampan.cluster.apiserver.admission.gate import NeedsReview
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-CREATE_ON_UPDATE = {"Lease", "Event", "Endpoints", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+CREATE_ON_UPDATE = {"Service", "LimitRange", "Lease", "Event", "Endpoints", "Role", "RoleBinding", "ClusterRole",
+                    "ClusterRoleBinding"}  # fmt: skip
+ONLY_CONDITIONAL = {"Lease", "PodDisruptionBudget"}
+"""Built-in kinds that are replaced only by who says which version was read."""
 STANDARD_FINALIZERS = {"orphan", "foregroundDeletion", "kubernetes"}
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
 POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
@@ -73,19 +77,16 @@ class Writer:
 
     async def update(self, call: Call) -> Answer:
         wanted = self.read_object(call)
-        if wanted["metadata"].get("name", call.name) != call.name:
-            raise bad_request(
-                f"the name of the object ({wanted['metadata'].get('name')}) does not match the name on the URL"
-                f" ({call.name})"
-            )
+        decode.check_name(call, wanted)
         kind = call.served
         absent = self.store.table(kind.table).get(call.key) is None
         if absent and kind.resource.kind in CREATE_ON_UPDATE and not call.subresource:
             wanted["metadata"].setdefault("name", call.name)
             return self.answer(call, await self.create_object(call, wanted), 201)
-        if kind.crd is not None and not absent and not wanted["metadata"].get("resourceVersion"):
+        conditional = kind.crd is not None or kind.resource.kind in ONLY_CONDITIONAL
+        if conditional and not absent and not wanted["metadata"].get("resourceVersion"):
             cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
-            raise invalid(kind.resource.kind, call.name, [cause], kind.resource.group)
+            raise invalid(kind.resource.plural, call.name, [cause], kind.resource.group)
         return self.answer(call, await self.change(call, lambda _: wanted))
 
     async def patch(self, call: Call) -> Answer:
@@ -108,13 +109,17 @@ class Writer:
             return await self._apply(call, body, repeated)
 
         def change(current: Object) -> Object:
-            patched = decode.check_object(patching.patch(content, current, body, kind.schema))
-            decode.check_kind(kind, patched)
+            patched = patching.patch(content, current, body, kind.schema)
+            if kind.crd is None and isinstance(patched, dict) and not patched.get("apiVersion"):
+                decode.check_name(call, {"metadata": {}})  # of no version, its fields are not found: upstream's words
             try:
+                decode.check_object(patched)
+                decode.check_kind(kind, patched)
                 decode.check_types(call, kind, patched)
                 decode.check_fields(call, kind, patched, repeated)
             except ApiError as error:
                 raise patching.refused(content, body, patched, error) from None
+            decode.check_name(call, patched)
             return patched
 
         return self.answer(call, await self.change(call, change))
@@ -125,17 +130,18 @@ class Writer:
             raise bad_request(
                 "PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch"
             )
+        if isinstance(body, dict):
+            decode.check_kind(kind, body)
+            decode.check_applied(call, kind, body)
         applied = decode.check_object(body)
-        decode.check_kind(kind, applied)
         if applied["metadata"].get("managedFields"):
             raise bad_request("metadata.managedFields must be nil")
-        if call.query.get("fieldValidation") == "Strict":
-            decode.check_fields(call, kind, applied, repeated)
-        decode.check_applied(call, kind, applied)
-        if applied["metadata"].setdefault("name", call.name) != call.name:
-            raise bad_request("the name in the applied object does not match the name on the URL")
-        if call.namespace and applied["metadata"].setdefault("namespace", call.namespace) != call.namespace:
-            raise bad_request("the namespace in the applied object does not match the namespace on the URL")
+        absent = self.store.table(kind.table).get(call.key) is None
+        if not absent:
+            applied["metadata"].setdefault("name", call.name)
+        decode.check_name(call, applied)
+        if call.namespace:
+            applied["metadata"]["namespace"] = call.namespace
         decode.check_fields(call, kind, applied, repeated)
         wanted_version = applied["metadata"].get("resourceVersion")
 
@@ -145,7 +151,7 @@ class Writer:
                 subresource=call.subresource,
             )  # fmt: skip
 
-        if self.store.table(kind.table).get(call.key) is None and not call.subresource:
+        if absent and not call.subresource:
             if wanted_version:
                 raise not_found(kind.resource.plural, call.name, kind.resource.group)
             try:
@@ -184,6 +190,7 @@ class Writer:
     async def create_object(self, call: Call, obj: Object, *, tracked: bool = False) -> Entry:
         """Store a new object. Raises ApiError 409 AlreadyExists, 422, 403."""
         kind, metadata = call.served, obj["metadata"]
+        decode.check_owners(call, obj)
         if metadata.get("resourceVersion"):
             raise bad_request("resourceVersion should not be set on objects to be created")
         base = metadata.get("generateName")
@@ -215,20 +222,22 @@ class Writer:
             metadata["creationTimestamp"] = now()
             if kind.counts_generation:
                 metadata["generation"] = 1
-            new = self._settle(kind, obj)
+            new = self.settle(kind, obj)
             if not tracked:  # before admission and strategy: what the server decides is nobody's
                 patching.track(None, new, self._storage_schema(kind), call.field_manager, call.subresource)
             kind.strategy.prepare_create(new, self.context(call, name))
             for admit in self.admission:
                 admit(call, new, None)
-            causes = self._metadata_causes(kind, new, name)
-            causes += schema.validate(self._storage_schema(kind), new)
-            self._refuse(kind, name, _all(causes, lambda: kind.strategy.validate_create(new)))
+            metadata_causes = self._metadata_causes(kind, new, name)
+            causes = self._schema_causes(kind, new, None) + patching.scale_causes(kind, new)
+            self._refuse(kind, name, _all(metadata_causes, causes, lambda: kind.strategy.validate_create(new)))
+            self.server.gate.validate(call, new, None)
             if current is not None:  # last, as upstream: what is wrong with the object is said first
                 error = already_exists(resource.plural, name, resource.group)
                 if current.object["metadata"].get("deletionTimestamp"):
                     error.message = f"object is being deleted: {error.message}"
                 raise error
+            call.warnings.extend(kind.strategy.warnings(new, None))
             return new
 
         return await self._store(call, kind, key, mutate)
@@ -243,24 +252,37 @@ class Writer:
                 raise not_found(resource.plural, call.name, resource.group)
             old = current.object
             wanted = change(kind.outward(msgspec.json.decode(current.encoded)))
+            decode.check_owners(call, wanted)
             self._check_versions(call, wanted, old)
             new = kind.inward(wanted)
             self._carry_over(call, kind, new, old)
-            new = self._settle(kind, new)
+            new = self.settle(kind, new)
             if not tracked:
                 patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource)
             kind.strategy.prepare_update(new, old, self.context(call, call.name))
             for admit in self.admission:
                 admit(call, new, old)
-            causes = self._metadata_causes(kind, new, call.name) + self._finalizer_causes(new, old)
-            causes += schema.validate(self._storage_schema(kind), new)
-            self._refuse(kind, call.name, _all(causes, lambda: kind.strategy.validate_update(new, old)))
+            metadata_causes = self._metadata_causes(kind, new, call.name) + self._finalizer_causes(new, old)
+            causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
+            more = lambda: kind.strategy.validate_update(new, old)  # noqa: E731
+            self._refuse(kind, call.name, _all(metadata_causes, causes, more))
+            call.warnings.extend(kind.strategy.warnings(new, old))
             self._bump(kind, new, old)
+            self.server.gate.validate(call, new, old)
             return Remove(new) if finished(new) else new
 
         return await self._store(call, kind, call.key, mutate)
 
     async def _store(
+        self, call: Call, kind: Kind, key: str, mutate: Callable[[Entry | None], Object | Remove | None]
+    ) -> Entry:
+        while True:
+            try:
+                return await self._store_once(call, kind, key, mutate)
+            except NeedsReview as need:
+                await self.server.gate.review(need)
+
+    async def _store_once(
         self, call: Call, kind: Kind, key: str, mutate: Callable[[Entry | None], Object | Remove | None]
     ) -> Entry:
         if call.dry_run:
@@ -280,7 +302,15 @@ class Writer:
             return kind.schema
         return schema.for_kind(kind.storage.api_version, kind.storage.kind) or schema.ANYTHING
 
-    def _settle(self, kind: Kind, obj: Object) -> Object:
+    def _schema_causes(self, kind: Kind, new: Object, old: Object | None) -> list[Cause]:
+        causes = schema.validate(self._storage_schema(kind), new)
+        if kind.rules is not None:
+            from sampan.cluster.apiserver.cel.rules import rule_causes
+
+            causes += rule_causes(kind.rules, new, old, causes)
+        return causes
+
+    def settle(self, kind: Kind, obj: Object) -> Object:
         """Defaults, canonical forms, and only known fields, in the stored version."""
         obj = kind.inward(obj)
         node = self._storage_schema(kind)
@@ -349,11 +379,12 @@ class Writer:
                     causes.append(names.invalid_value(path, finalizer, fault))
         except (TypeError, AttributeError):
             pass  # of the wrong type, which the schema reports
-        for index, owner in enumerate(metadata.get("ownerReferences") or ()):
+        for owner in metadata.get("ownerReferences") or ():
             for field in ("apiVersion", "kind", "name", "uid"):
                 if isinstance(owner, dict) and not owner.get(field):
-                    path = f"metadata.ownerReferences[{index}].{field}"
-                    causes.append(Cause(path, f'Invalid value: "": {field} must not be empty'))
+                    what = "version " if field == "apiVersion" else ""
+                    path = f"metadata.ownerReferences.{field}"
+                    causes.append(Cause(path, f'Invalid value: "": {what}must not be empty'))
         return causes
 
     @staticmethod
@@ -384,6 +415,9 @@ class Writer:
         if version and version != "0" and version != present["resourceVersion"]:
             raise conflict(resource.plural, call.name, STALE, resource.group)
         if metadata.get("uid") and metadata["uid"] != present["uid"]:
+            if call.verb == "patch":
+                cause = Cause("metadata.uid", f'Invalid value: "{metadata["uid"]}": field is immutable')
+                raise invalid(resource.kind, call.name, [cause], resource.group)
             message = (
                 f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {present['uid']}"
             )
@@ -435,12 +469,19 @@ class Writer:
             new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
 
 
-def _all(causes: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:
-    """Every fault at once; those of the kind's own checks only where the types are right, and none of them twice."""
-    if any(cause.reason in ("FieldValueTypeInvalid", "FieldValueInvalid") and cause.field for cause in causes):
-        return causes
-    seen = {(cause.field, cause.reason) for cause in causes}
-    return causes + [cause for cause in more() if (cause.field, cause.reason) not in seen]
+def _all(metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:
+    """Every fault at once. The kind's own checks run only where the types are right; what the schema requires is said
+    only where they say nothing of the same field."""
+    if any(cause.reason != "FieldValueRequired" for cause in typed):
+        return metadata + typed
+    own = metadata + more()
+    said = {cause.field for cause in own}
+    owners = any(field.startswith("metadata.ownerReferences.") for field in said)
+    return own + [
+        cause
+        for cause in typed
+        if cause.field not in said and not (owners and cause.field.startswith("metadata.ownerReferences["))
+    ]
 
 
 def finished(obj: Object) -> bool:

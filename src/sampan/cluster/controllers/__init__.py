@@ -23,6 +23,7 @@ from sampan.cluster.controllers.gc import GarbageCollector
 from sampan.cluster.controllers.job import JobController
 from sampan.cluster.controllers.namespace import NamespaceController
 from sampan.cluster.controllers.podgc import PodCleaner
+from sampan.cluster.controllers.protection import VolumeProtection
 from sampan.cluster.controllers.replicaset import ReplicaSetController, ReplicationControllerController
 from sampan.cluster.controllers.scaling import Measured
 from sampan.cluster.controllers.scheduler import Scheduler
@@ -63,6 +64,7 @@ def all_controllers(
         DisruptionController(),
         VolumeBinder(where),
         VolumePhase(),
+        VolumeProtection(),
         PodCleaner(),
     ]
 

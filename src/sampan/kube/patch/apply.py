@@ -151,6 +151,8 @@ def _prune(schema: Schema, value: Any, before: Fields, owned: Fields | None) -> 
                 kept[name] = item
                 continue
             node = owned.get(element) if owned else None
+            if node is None and name in schema.properties:
+                continue  # a field of a structure was the manager's, when what is in it was: it goes with its defaults
             result = _prune_one(sets.child_of(schema, name), item, rest, node)
             if result is not _GONE:
                 kept[name] = result

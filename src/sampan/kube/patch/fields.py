@@ -214,7 +214,11 @@ def field_set(schema: Schema, value: Any) -> Fields:
             for name, item in value.items():
                 inner = (*path, "f:" + name)
                 walk(child_of(node, name), item, inner)
-                if item in ({}, []) or (isinstance(item, dict | list) and name not in node.properties):
+                if (
+                    item == {}
+                    or (item == [] and child_of(node, name).list_type == "atomic")
+                    or (isinstance(item, dict | list) and name not in node.properties)
+                ):
                     paths.append(inner)
         elif is_list(node, value):
             seen = set()

@@ -70,6 +70,17 @@ def _merge_map(target: dict[str, Any], patch: dict[str, Any], schema: Schema) ->
     return result
 
 
+def go_text(value: Any) -> str:
+    """A JSON value as Go prints it: `map[spec:map[replicas:2]]`."""
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{key}:{go_text(value[key])}' for key in sorted(value))}]"
+    if isinstance(value, list):
+        return f"[{' '.join(map(go_text, value))}]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "<nil>" if value is None else str(value)
+
+
 def _list(key: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise bad_request(f"error decoding patch: {key} must be a list")
@@ -112,16 +123,15 @@ def _merge_list(target: list[Any], patch: list[Any], schema: Schema, order: Any)
             return _clean([item for item in patch if item.get(_PATCH) != "replace"], schema)  # type: ignore[no-any-return]
         merged = _merge_elements(target, patch, schema, key)
         touched = [item[key] for item in patch]
-    if order is None:
-        return merged
-    return _ordered(merged, touched, target, _list(_ORDER, order), schema.merge_key)
+    wanted = touched if order is None else _list(_ORDER, order)
+    return _ordered(merged, touched, target, wanted, schema.merge_key)
 
 
 def _merge_elements(target: list[Any], patch: list[Any], schema: Schema, key: str) -> list[Any]:
     merged = list(target)
     for item in patch:
         if key not in item:
-            raise bad_request(f"map: {item} does not contain declared merge key: {key}")
+            raise bad_request(f"map: {go_text(item)} does not contain declared merge key: {key}")
         directive = item.get(_PATCH)
         if directive == "delete":
             merged = [present for present in merged if present.get(key) != item[key]]
@@ -143,7 +153,7 @@ def _ordered(merged: list[Any], touched: list[Any], before: list[Any], order: li
     def identity(item: Any) -> Any:
         return item.get(key) if isinstance(item, dict) and key else item
 
-    wanted = [identity(item) for item in order]
+    wanted = [identity(item) for item in order]  # elements, or what tells them apart
     served = [identity(item) for item in before]
 
     def place(items: list[Any], item: Any) -> int:

@@ -56,7 +56,10 @@ class Side:
     def set_up(self) -> None:
         for path, body in (
             ("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}}),
-            (f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": "default"}}),
+            (  # without a token volume: docs/conformance.md
+                f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts",
+                {"metadata": {"name": "default"}, "automountServiceAccountToken": False},
+            ),
             ("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", WIDGET),
         ):
             reply = self.wire.post(path, body)

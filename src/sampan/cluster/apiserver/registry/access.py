@@ -47,11 +47,13 @@ def _rule(faults: Faults, rule: Object, path: str, namespaced: bool) -> None:
 
 
 class Binding(TableStrategy):
-    roles: tuple[str, ...] = ("ClusterRole", "Role")
+    roles: tuple[str, ...] = ("Role", "ClusterRole")
     namespaced = True
 
     def default(self, obj: Object) -> None:
-        reference = obj.get("roleRef")
+        if obj.get("roleRef") is None:
+            obj["roleRef"] = {}
+        reference = obj["roleRef"]
         if isinstance(reference, dict) and not reference.get("apiGroup"):
             reference["apiGroup"] = GROUP
         for subject in maps(obj.get("subjects")):
@@ -61,7 +63,7 @@ class Binding(TableStrategy):
     def validate(self, faults: Faults, obj: Object) -> None:
         reference = sub(obj, "roleRef")
         faults.one_of("roleRef.apiGroup", reference.get("apiGroup"), (GROUP,))
-        faults.one_of("roleRef.kind", reference.get("kind"), self.roles)
+        faults.one_of("roleRef.kind", reference.get("kind") or "", self.roles, required=None)
         if not reference.get("name"):
             faults.required("roleRef.name")
         for index, subject in enumerate(maps(obj.get("subjects"))):
@@ -72,12 +74,12 @@ class Binding(TableStrategy):
                 if subject.get("name"):
                     faults.name(f"{where}.name", subject["name"], DNS_SUBDOMAIN)
                 faults.one_of(f"{where}.apiGroup", subject.get("apiGroup"), ("",), required=False)
-                if not subject.get("namespace"):
+                if not self.namespaced and not subject.get("namespace"):
                     faults.required(f"{where}.namespace")
             elif kind in _SUBJECTS:
                 faults.one_of(f"{where}.apiGroup", subject.get("apiGroup"), (GROUP,))
             else:
-                faults.one_of(f"{where}.kind", kind, _SUBJECTS)
+                faults.one_of(f"{where}.kind", kind or "", _SUBJECTS, required=None)
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         if new.get("roleRef") != old.get("roleRef"):

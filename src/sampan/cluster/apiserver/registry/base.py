@@ -72,11 +72,13 @@ def as_text(value: Any, absent: str = "") -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def validate_selector(faults: Faults, obj: Object, noun: str) -> None:
+def validate_selector(faults: Faults, obj: Object, noun: str, *, required: bool = True) -> None:
     """`spec.selector` of a workload: there, not empty, and matching the labels of its template."""
     selector, labels = sub(obj, "spec").get("selector"), sub(obj, "spec", "template", "metadata").get("labels") or {}
     if selector is None:
-        faults.required("spec.selector")
+        if required:
+            faults.required("spec.selector")
+        faults.invalid("spec.template.metadata.labels", labels or None, "`selector` does not match template `labels`")
         return
     if not selector.get("matchLabels") and not selector.get("matchExpressions"):
         faults.invalid("spec.selector", selector, f"empty selector is invalid for {noun}")

@@ -6,6 +6,7 @@ import uuid
 import zoneinfo
 from typing import Any, ClassVar
 
+from sampan.cluster.apiserver.registry.advice import pod_spec_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
 from sampan.cluster.apiserver.registry.faults import Faults, sub
@@ -32,8 +33,17 @@ def _job_spec(faults: Faults, obj: Object, path: str) -> None:
     validate_template(faults, obj, f"{path}.template", _POLICIES)
 
 
+def _advice(new: Object, old: Object | None, path: str) -> list[str]:
+    if old is not None and lookup(new, path) == lookup(old, path):
+        return []
+    return pod_spec_advice(lookup(new, path), path)
+
+
 class Job(TableStrategy):
     rows: ClassVar[Rows] = (
+        ("spec", {}),
+        ("spec.template", {}),
+        ("spec.template.spec", {}),
         ("spec.completionMode", "NonIndexed"),
         ("spec.suspend", False),
         ("spec.manualSelector", False),
@@ -73,18 +83,8 @@ class Job(TableStrategy):
             spec["selector"] = {"matchLabels": {_CONTROLLER_UID: uid}}
         self.default(obj)  # labels of the job follow those of its template
 
-    def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
-        spec, before = sub(new, "spec"), sub(old, "spec")
-        if spec.get("selector") is None and before.get("selector") is not None:
-            spec["selector"] = before["selector"]
-        if not before.get("manualSelector") and isinstance(spec.get("template"), dict):
-            # A client that sends its manifest again leaves out the labels that were generated for it.
-            labels = sub(before, "template", "metadata").get("labels") or {}
-            metadata = spec["template"].setdefault("metadata", {})
-            for key in (_CONTROLLER_UID, "batch.kubernetes.io/job-name", "controller-uid", "job-name"):
-                if key in labels:
-                    metadata["labels"] = {**(metadata.get("labels") or {})}
-                    metadata["labels"].setdefault(key, labels[key])
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        return _advice(new, old, "spec.template.spec")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
@@ -92,6 +92,8 @@ class Job(TableStrategy):
         selector = spec.get("selector")
         if selector is None:
             faults.required("spec.selector")
+            labels = sub(spec, "template", "metadata").get("labels")
+            faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
             return
         before = len(faults.causes)
         faults.label_selector("spec.selector", selector)
@@ -103,8 +105,10 @@ class Job(TableStrategy):
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         after, before = sub(new, "spec"), sub(old, "spec")
-        if before.get("completionMode") != "Indexed" or after.get("completions") != after.get("parallelism"):
-            faults.immutable("spec.completions", after.get("completions"), before.get("completions"))
+        indexed = after.get("completionMode") == "Indexed"
+        if not indexed or after.get("completions") != after.get("parallelism"):
+            detail = "can only be modified in tandem with spec.parallelism" if indexed else "field is immutable"
+            faults.immutable("spec.completions", after.get("completions"), before.get("completions"), detail)
         # Scheduling directives of a suspended job that never started may change.
         if not (before.get("suspend") and not lookup(old, "status.startTime")):
             faults.immutable("spec.template", after.get("template"), before.get("template"))
@@ -115,6 +119,11 @@ class Job(TableStrategy):
 
 class CronJob(TableStrategy):
     rows: ClassVar[Rows] = (
+        ("spec", {}),
+        ("spec.jobTemplate", {}),
+        ("spec.jobTemplate.spec", {}),
+        ("spec.jobTemplate.spec.template", {}),
+        ("spec.jobTemplate.spec.template.spec", {}),
         ("spec.concurrencyPolicy", "Allow"),
         ("spec.suspend", False),
         ("spec.successfulJobsHistoryLimit", 3),
@@ -124,6 +133,9 @@ class CronJob(TableStrategy):
     def default(self, obj: Object) -> None:
         super().default(obj)
         default_pod_spec(lookup(obj, "spec.jobTemplate.spec.template.spec"))
+
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        return _advice(new, old, "spec.jobTemplate.spec.template.spec")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")

@@ -111,11 +111,19 @@ def _access_modes(faults: Faults, spec: Object) -> None:
         faults.one_of("spec.accessModes", mode, _MODES)
 
 
+def _protect(obj: Object, finalizer: str) -> None:
+    """A finalizer that a controller takes off when nobody uses the volume any more."""
+    finalizers = obj["metadata"].get("finalizers") or []
+    if finalizer not in finalizers:
+        obj["metadata"]["finalizers"] = [*finalizers, finalizer]
+
+
 class Claim(TableStrategy):
     rows: ClassVar[Rows] = (("spec.volumeMode", "Filesystem"),)
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"phase": "Pending"}
+        _protect(obj, "kubernetes.io/pvc-protection")
         spec = sub(obj, "spec")
         if spec and spec.get("storageClassName") is None:
             for found in ctx.list(kinds.STORAGE_CLASS, None):
@@ -139,7 +147,8 @@ class Claim(TableStrategy):
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         def fixed(obj: Object) -> Object:
             spec = {key: value for key, value in sub(obj, "spec").items() if key != "volumeAttributesClassName"}
-            spec.pop("resources", None)
+            if lookup(old, "status.phase") == "Bound":
+                spec["resources"] = {k: v for k, v in sub(spec, "resources").items() if k != "requests"}
             for settable in ("volumeName", "storageClassName"):  # both may be set while they are not
                 if lookup(old, f"spec.{settable}") is None:
                     spec.pop(settable, None)
@@ -153,7 +162,8 @@ class Claim(TableStrategy):
             )
         after, before = (lookup(obj, "spec.resources.requests.storage") for obj in (new, old))
         try:
-            if after and before and quantity.parse(str(after)) < quantity.parse(str(before)):
+            bound = lookup(old, "status.phase") == "Bound" or not after
+            if bound and before and quantity.parse(str(after or 0)) < quantity.parse(str(before)):
                 faults.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity")
         except ValueError:  # named by `validate`
             return
@@ -168,6 +178,7 @@ class Volume(TableStrategy):
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"phase": "Pending"}
+        _protect(obj, "kubernetes.io/pv-protection")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")

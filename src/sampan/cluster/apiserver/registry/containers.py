@@ -43,9 +43,8 @@ _RESOURCE_FIELDS = tuple(
 )
 
 
-def validate_containers(faults: Faults, spec: Object, path: str) -> None:
+def validate_containers(faults: Faults, spec: Object, path: str, volumes: set[Any]) -> None:
     """`containers` and `initContainers` of the pod spec at `path`."""
-    volumes = {volume.get("name") for volume in maps(spec.get("volumes"))}
     containers = maps(spec.get("containers"))
     if not containers:
         faults.required(f"{path}.containers")
@@ -115,7 +114,7 @@ def _ports(faults: Faults, container: Object, path: str) -> None:
             faults.port(f"{where}.containerPort", port["containerPort"])
         if port.get("hostPort"):
             faults.port(f"{where}.hostPort", port["hostPort"])
-        faults.one_of(f"{where}.protocol", port.get("protocol"), _PROTOCOLS)
+        faults.one_of(f"{where}.protocol", port.get("protocol"), _PROTOCOLS, required="containerPort" in port)
 
 
 def _host_ports(faults: Faults, container: Object, where: str, seen: set[tuple[Any, ...]]) -> None:
@@ -234,7 +233,7 @@ def _handler(faults: Faults, handler: Object, path: str, kinds: tuple[str, ...])
                 faults.required(f"{where}.path")
             faults.one_of(f"{where}.scheme", body.get("scheme"), ("HTTP", "HTTPS"))
         if kind in ("httpGet", "tcpSocket"):
-            port_or_name(faults, f"{where}.port", body.get("port"))
+            port_or_name(faults, f"{where}.port", 0 if body.get("port") is None else body["port"])
         if kind == "grpc":
             faults.port(f"{where}.port", body.get("port"))
 
@@ -280,6 +279,7 @@ def _quantities(faults: Faults, amounts: Any, path: str) -> dict[str, Decimal]:
             and "/" not in name
             and not name.startswith("hugepages-")
         ):
+            faults.invalid(f"{path}[{name}]", name, "must be a standard resource type or fully qualified")
             faults.invalid(f"{path}[{name}]", name, "must be a standard resource for containers")
         try:
             found[name] = quantity.parse(str(text))

@@ -15,7 +15,16 @@ NameRule = Callable[[str], list[str]]
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(_sorted(value), separators=(",", ":"), ensure_ascii=False)
+
+
+def _sorted(value: Any) -> Any:
+    """`value` with its maps of labels in order; structures keep that of their fields."""
+    if not isinstance(value, dict):
+        return [_sorted(item) for item in value] if isinstance(value, list) else value
+    if all(isinstance(item, str) for item in value.values()):
+        return dict(sorted(value.items()))
+    return {key: _sorted(item) for key, item in value.items()}
 
 
 class Faults:
@@ -48,9 +57,9 @@ class Faults:
     def too_many(self, path: str, count: int, limit: int) -> None:
         self._add("FieldValueTooMany", path, f"Too many: {count}", f"must have at most {limit} items")
 
-    def one_of(self, path: str, value: Any, allowed: Iterable[str], *, required: bool = True) -> None:
-        """`value` must be one of `allowed`; an absent one is a fault of its own when `required`."""
-        if value is None or value == "":
+    def one_of(self, path: str, value: Any, allowed: Iterable[str], *, required: bool | None = True) -> None:
+        """`value` must be one of `allowed`; an absent one too, as missing, or with None as wrong."""
+        if required is not None and (value is None or value == ""):
             if required:
                 self.required(path)
         elif value not in (options := list(allowed)):

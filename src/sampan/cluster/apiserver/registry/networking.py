@@ -97,7 +97,7 @@ class Ingress(TableStrategy):
         spec = sub(obj, "spec")
         rules = maps(spec.get("rules"))
         if not rules and spec.get("defaultBackend") is None:
-            faults.invalid("spec", [], "either `defaultBackend` or `rules` must be specified")
+            faults.invalid("spec", None, "either `defaultBackend` or `rules` must be specified")
         if spec.get("defaultBackend") is not None:
             _backend(faults, spec["defaultBackend"], "spec.defaultBackend")
         faults.name("spec.ingressClassName", spec.get("ingressClassName"), DNS_SUBDOMAIN, required=False)
@@ -129,6 +129,7 @@ class IngressClass(TableStrategy):
 
 class NetworkPolicy(TableStrategy):
     rows: ClassVar[Rows] = (
+        ("spec", {}),
         ("spec.podSelector", {}),
         ("spec.ingress[].ports[].protocol", "TCP"),
         ("spec.egress[].ports[].protocol", "TCP"),

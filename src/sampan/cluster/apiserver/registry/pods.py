@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from sampan.cluster.apiserver.registry.advice import pod_spec_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec, default_requests
 from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
@@ -73,11 +73,7 @@ class Pod(TableStrategy):
             return
         self._account(obj, spec, ctx)
         self._priority(obj, spec, ctx)
-        tolerations = maps(spec.get("tolerations"))
-        for key in _NOT_READY:
-            if not any(_tolerates(toleration, key) for toleration in tolerations):
-                tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
-        spec["tolerations"] = tolerations
+        _tolerate_lost_nodes(spec)
         try:
             quality = qos_class(spec)
         except ValueError:  # a quantity that validation will name
@@ -118,16 +114,13 @@ class Pod(TableStrategy):
             new["status"]["qosClass"] = lookup(old, "status.qosClass") or new["status"].get("qosClass")
         spec, before = new.get("spec"), sub(old, "spec")
         if isinstance(spec, dict) and ctx.subresource is None:
-            for key in (
-                "serviceAccountName",
-                "serviceAccount",
-                "nodeName",
-                "priority",
-                "preemptionPolicy",
-                "tolerations",
-            ):
+            for key in ("priority", "preemptionPolicy"):
                 if spec.get(key) is None and before.get(key) is not None:
-                    spec[key] = deepcopy(before[key])
+                    spec[key] = before[key]
+            _tolerate_lost_nodes(spec)
+
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        return pod_spec_advice(new.get("spec"), "spec") if old is None else []
 
     def validate(self, faults: Faults, obj: Object) -> None:
         validate_pod_spec(faults, obj.get("spec"), "spec")
@@ -137,6 +130,10 @@ class Pod(TableStrategy):
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         after, before = sub(new, "spec"), sub(old, "spec")
+        for group in ("containers", "initContainers"):
+            if len(maps(after.get(group))) != len(maps(before.get(group))):
+                faults.forbidden(f"spec.{group}", "pod updates may not add or remove containers")
+                return
         deadline, limit = after.get("activeDeadlineSeconds"), before.get("activeDeadlineSeconds")
         if limit is not None and (deadline is None or deadline > limit):
             faults.invalid("spec.activeDeadlineSeconds", deadline, "must be less than or equal to previous value")
@@ -157,6 +154,14 @@ class Pod(TableStrategy):
         if not lookup(obj, "spec.nodeName") or lookup(obj, "status.phase") in ("Succeeded", "Failed"):
             return 0  # nothing runs that would need grace
         return 1 if isinstance(period, int) and period < 0 else int(period if period is not None else 30)
+
+
+def _tolerate_lost_nodes(spec: Object) -> None:
+    tolerations = maps(spec.get("tolerations"))
+    for key in _NOT_READY:
+        if not any(_tolerates(toleration, key) for toleration in tolerations):
+            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
+    spec["tolerations"] = tolerations
 
 
 def _tolerates(toleration: Object, key: str) -> bool:

@@ -42,8 +42,7 @@ def validate_pod_spec(faults: Faults, spec: Any, path: str) -> None:
     if not isinstance(spec, dict):
         faults.required(f"{path}.containers")
         return
-    _volumes(faults, spec, f"{path}.volumes")
-    validate_containers(faults, spec, path)
+    validate_containers(faults, spec, path, _volumes(faults, spec, f"{path}.volumes"))
     faults.one_of(f"{path}.restartPolicy", spec.get("restartPolicy"), _RESTART_POLICIES)
     faults.one_of(f"{path}.dnsPolicy", spec.get("dnsPolicy"), _DNS_POLICIES)
     if spec.get("dnsPolicy") == "None" and not sub(spec, "dnsConfig").get("nameservers"):
@@ -96,10 +95,25 @@ def validate_template(
             faults.one_of(f"{path}.spec.restartPolicy", policy, restart_policies)
 
 
-def _volumes(faults: Faults, spec: Object, path: str) -> None:
+_SOURCE_ORDER = (
+    "hostPath",
+    "emptyDir",
+    "secret",
+    "nfs",
+    "persistentVolumeClaim",
+    "downwardAPI",
+    "configMap",
+    "projected",
+)
+"""In which the sources of a volume are looked at: a second one is refused, the first checked."""
+
+
+def _volumes(faults: Faults, spec: Object, path: str) -> set[Any]:
+    """The names of the volumes without fault, which containers may mount."""
     seen: set[str] = set()
+    sound: set[Any] = set()
     for index, volume in enumerate(maps(spec.get("volumes"))):
-        where, name = f"{path}[{index}]", volume.get("name")
+        where, name, before = f"{path}[{index}]", volume.get("name"), len(faults.causes)
         faults.name(f"{where}.name", name, DNS_LABEL)
         if name in seen:
             faults.duplicate(f"{where}.name", name)
@@ -107,14 +121,18 @@ def _volumes(faults: Faults, spec: Object, path: str) -> None:
         sources = [key for key, value in volume.items() if key != "name" and value is not None]
         if not sources:
             faults.required(where, "must specify a volume type")
+        sources.sort(key=lambda one: _SOURCE_ORDER.index(one) if one in _SOURCE_ORDER else len(_SOURCE_ORDER))
         for extra in sources[1:]:
             faults.forbidden(f"{where}.{extra}", "may not specify more than 1 volume type")
         for source, field, _ in _SOURCE_NAMES:
-            if volume.get(source) is not None and not sub(volume, source).get(field):
+            if source not in sources[1:] and volume.get(source) is not None and not sub(volume, source).get(field):
                 faults.required(f"{where}.{source}.{field}")
         for source in ("secret", "configMap", "downwardAPI", "projected"):
-            if volume.get(source) is not None:
+            if source not in sources[1:] and volume.get(source) is not None:
                 _files(faults, sub(volume, source), f"{where}.{source}", source)
+        if len(faults.causes) == before:
+            sound.add(name)
+    return sound
 
 
 def _files(faults: Faults, source: Object, path: str, kind: str) -> None:

@@ -51,6 +51,8 @@ class Autoscaler(TableStrategy):
         for key in ("kind", "name"):
             if not reference.get(key):
                 faults.required(f"spec.scaleTargetRef.{key}")
+        if "kind" not in reference and not reference.get("apiVersion"):
+            faults.invalid("spec.scaleTargetRef.apiVersion", "", "apiVersion must specify API group")
         if isinstance(least, int) and least < 1:
             faults.invalid("spec.minReplicas", least, "must be greater than or equal to 1")
         if not isinstance(most, int) or most < 1:
@@ -68,7 +70,11 @@ class Autoscaler(TableStrategy):
 def _metric(faults: Faults, metric: Object, path: str) -> None:
     type = metric.get("type")
     if type not in _SOURCES:
-        faults.one_of(f"{path}.type", type, sorted(_SOURCES), required=True)
+        if not type:
+            faults.required(f"{path}.type", "must specify a metric source type")
+        faults.one_of(f"{path}.type", type or "", sorted(_SOURCES), required=None)
+        if isinstance(resource := metric.get("resource"), dict):
+            _target(faults, sub(resource, "target"), f"{path}.resource.target")
         return
     where, source = f"{path}.{_SOURCES[type]}", metric.get(_SOURCES[type])
     if source is None:
@@ -94,7 +100,10 @@ def _metric_name(text: str) -> list[str]:
 
 
 def _target(faults: Faults, target: Object, path: str) -> None:
-    faults.one_of(f"{path}.type", target.get("type"), sorted(_TARGETS))
+    if not target.get("type"):
+        faults.required(f"{path}.type", "must specify a metric target type")
+    if target.get("type") not in _TARGETS:
+        faults.invalid(f"{path}.type", target.get("type") or "", "must be either Utilization, Value, or AverageValue")
     given = [field for field in _TARGETS.values() if target.get(field) is not None]
     if not given:
         field = _TARGETS.get(target.get("type") or "", "averageUtilization")

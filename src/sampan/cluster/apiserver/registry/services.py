@@ -43,6 +43,7 @@ def _port_key(port: Object) -> tuple[Any, ...]:
 
 class Service(TableStrategy):
     rows: ClassVar[Rows] = (
+        ("spec", {}),
         ("spec.type", "ClusterIP"),
         ("spec.sessionAffinity", "None"),
         ("spec.ports[].protocol", "TCP"),
@@ -99,9 +100,6 @@ class Service(TableStrategy):
             for key in ("allocateLoadBalancerNodePorts", "loadBalancerClass"):
                 if spec.get(key) == before.get(key):
                     spec.pop(key, None)
-        left = before_type == "ExternalName" and after_type != "ExternalName"
-        if left and spec.get("externalName") == before.get("externalName"):
-            spec.pop("externalName", None)
 
     def _carry_over(self, new: Object, old: Object) -> None:
         """What was allocated stays when the client leaves it out."""
@@ -214,6 +212,11 @@ class Service(TableStrategy):
         for index, ip in enumerate(spec.get("externalIPs") or ()):
             address(faults, f"spec.externalIPs[{index}]", ip)
 
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        if sub(new, "spec").get("externalName") and _type(new) != "ExternalName":
+            return ['spec.externalName is ignored when spec.type is not "ExternalName"']
+        return []
+
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         after, before = sub(new, "spec"), sub(old, "spec")
         kept = "ExternalName" not in (_type(new), _type(old)) and before.get("clusterIP")
@@ -233,10 +236,7 @@ def _ports(faults: Faults, ports: list[Object], type: str) -> None:
             if name in names:
                 faults.duplicate(f"{where}.name", name)
             names.add(name)
-        if "port" not in port:
-            faults.required(f"{where}.port")
-        else:
-            faults.port(f"{where}.port", port["port"])
+        faults.port(f"{where}.port", port.get("port") or 0)
         faults.one_of(f"{where}.protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
         port_or_name(faults, f"{where}.targetPort", port.get("targetPort"))
         if _port_key(port) in numbers:

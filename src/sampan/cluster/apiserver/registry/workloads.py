@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from sampan.cluster.apiserver.registry.advice import pod_spec_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup, validate_selector
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
 from sampan.cluster.apiserver.registry.faults import Faults, maps, part_or_percent, sub
 from sampan.cluster.apiserver.registry.podspec import validate_template
+from sampan.cluster.apiserver.strategy import Context
 from sampan.kube.objects import Object
 
 
 def _is_zero(value: Any) -> bool:
     return value == 0 or (isinstance(value, str) and bool(re.fullmatch("0+%", value)))
+
+
+_TEMPLATE: Rows = (("spec", {}), ("spec.template", {}), ("spec.template.spec", {}))
+"""Structures that a built-in kind always has."""
 
 
 class Workload(TableStrategy):
@@ -26,17 +32,23 @@ class Workload(TableStrategy):
         super().default(obj)
         default_pod_spec(lookup(obj, "spec.template.spec"))
 
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        if old is not None and lookup(new, "spec.template") == lookup(old, "spec.template"):
+            return []
+        return pod_spec_advice(lookup(new, "spec.template.spec"), "spec.template.spec")
+
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
         for key in ("replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"):
             faults.non_negative(f"spec.{key}", spec.get(key))
-        validate_selector(faults, obj, self.noun)
+        validate_selector(faults, obj, self.noun, required=self.noun != "daemonset")
         validate_template(faults, obj)
 
 
 class Deployment(Workload):
     noun = "deployment"
     rows: ClassVar[Rows] = (
+        *_TEMPLATE,
         ("spec.replicas", 1),
         ("spec.strategy", {}),
         ("spec.strategy.type", "RollingUpdate"),
@@ -82,7 +94,7 @@ class Deployment(Workload):
 
 class ReplicaSet(Workload):
     noun = "replicaset"
-    rows: ClassVar[Rows] = (("spec.replicas", 1),)
+    rows: ClassVar[Rows] = (*_TEMPLATE, ("spec.replicas", 1))
     fields: ClassVar[dict[str, str]] = {"status.replicas": "0"}
 
 
@@ -126,6 +138,7 @@ class StatefulSet(Workload):
     noun = "statefulset"
     immutable = ()
     rows: ClassVar[Rows] = (
+        *_TEMPLATE,
         ("spec.replicas", 1),
         ("spec.podManagementPolicy", "OrderedReady"),
         ("spec.updateStrategy", {}),
@@ -196,6 +209,7 @@ TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 class DaemonSet(Workload):
     noun = "daemonset"
     rows: ClassVar[Rows] = (
+        *_TEMPLATE,
         ("spec.updateStrategy", {}),
         ("spec.updateStrategy.type", "RollingUpdate"),
         ("spec.revisionHistoryLimit", 10),
@@ -204,7 +218,7 @@ class DaemonSet(Workload):
     def default(self, obj: Object) -> None:
         super().default(obj)
         if isinstance(annotations := obj["metadata"].setdefault("annotations", {}), dict):
-            annotations.setdefault(TEMPLATE_GENERATION, "1")
+            annotations.setdefault(TEMPLATE_GENERATION, "0")
         strategy = sub(obj, "spec", "updateStrategy")
         if strategy.get("type") == "RollingUpdate":
             if strategy.get("rollingUpdate") is None:
@@ -223,6 +237,18 @@ class DaemonSet(Workload):
             part_or_percent(faults, f"spec.updateStrategy.rollingUpdate.{key}", rolling.get(key))
         if rolling and _is_zero(rolling.get("maxUnavailable")) and _is_zero(rolling.get("maxSurge")):
             faults.required("spec.updateStrategy.rollingUpdate.maxUnavailable", "cannot be 0 when maxSurge is 0")
+
+    def prepare_create(self, obj: Object, ctx: Context) -> None:
+        obj["metadata"].setdefault("annotations", {})[TEMPLATE_GENERATION] = "1"
+
+    def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
+        """The generation of the template, kept in an annotation, is the server's to count."""
+        if ctx.subresource is not None:
+            return
+        count = (old["metadata"].get("annotations") or {}).get(TEMPLATE_GENERATION, "1")
+        if lookup(new, "spec.template") != lookup(old, "spec.template") and count.isdigit():
+            count = str(int(count) + 1)
+        new["metadata"].setdefault("annotations", {})[TEMPLATE_GENERATION] = count
 
 
 class ControllerRevision(TableStrategy):
