@@ -153,7 +153,7 @@ def test_commands_within_sentences_are_understood(page: str) -> None:
 
 
 def sections() -> dict[str, str]:
-    parts = re.split(r"^##+ sampan (\w+)\n", (ROOT / "docs/guides/cli.md").read_text(), flags=re.M)
+    parts = re.split(r"^##+ sampan ([\w-]+)\n", (ROOT / "docs/guides/cli.md").read_text(), flags=re.M)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
