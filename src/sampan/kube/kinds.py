@@ -147,6 +147,14 @@ VALIDATING_WEBHOOK_CONFIGURATION = _row(
     _ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations",
     namespaced=False, categories="api-extensions",
 )  # fmt: skip
+VALIDATING_ADMISSION_POLICY = _row(
+    _ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "", "status",
+    namespaced=False, categories="api-extensions",
+)  # fmt: skip
+VALIDATING_ADMISSION_POLICY_BINDING = _row(
+    _ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings",
+    namespaced=False, categories="api-extensions",
+)  # fmt: skip
 API_SERVICE = _row(
     "apiregistration.k8s.io/v1", "APIService", "apiservices", "", "status",
     namespaced=False, categories="api-extensions",

@@ -37,6 +37,8 @@ class Call(Struct):
     if_none_match: str = ""
     encoded: bool = False
     """Whether the answer goes out as bytes."""
+    reviewed: dict[str, Any] | None = None
+    """What webhooks have said of this write so far; `admission/gate.py` keeps it."""
 
     @property
     def served(self) -> Kind:

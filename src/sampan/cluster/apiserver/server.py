@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+from sampan.cluster.apiserver.admission.gate import Gate
 from sampan.cluster.apiserver.authentication import ADMIN, Authenticator
 from sampan.cluster.apiserver.authorization import Attributes, Authorizer
 from sampan.cluster.apiserver.bootstrap import bootstrap
@@ -73,7 +74,8 @@ class ApiServer:
         self.subresources = Subresources(self)
         self.reviews = Reviews(self)
         self.definitions = Definitions(self)
-        self.writer.admission.append(self.definitions.admit)
+        self.gate = Gate(self)
+        self.writer.admission += [self.definitions.admit, self.gate.mutate]
         self.authenticator = Authenticator(pki.path("sa.key"), tokens_file, self._find)
         self.authorizer: Authorizer = Rbac(self._stored, self._rbac_version)
         self._web: Any = None
@@ -107,6 +109,7 @@ class ApiServer:
         if self._web is not None:
             await self._web.stop(grace)
         await self.definitions.stop()
+        await self.gate.stop()
 
     # -- a view of what is stored, writes under way included
 

@@ -132,6 +132,10 @@ class Webhooks(TableStrategy):
                 )
             if bool(config.get("url")) == (config.get("service") is not None):
                 faults.required(f"{where}.clientConfig", "exactly one of url or service is required")
+            if hook.get("matchConditions"):
+                from sampan.cluster.apiserver.admission.checks import match_conditions
+
+                match_conditions(faults, maps(hook["matchConditions"]), f"{where}.matchConditions")
             faults.one_of(f"{where}.sideEffects", hook.get("sideEffects"), ("None", "NoneOnDryRun"))
             faults.one_of(f"{where}.failurePolicy", hook.get("failurePolicy"), ("Fail", "Ignore"))
             timeout = hook.get("timeoutSeconds")
@@ -145,8 +149,60 @@ class Mutating(Webhooks):
     rows: ClassVar[Rows] = (*Webhooks.rows, ("webhooks[].reinvocationPolicy", "Never"))
 
 
+_MATCH: Rows = (
+    ("matchPolicy", "Equivalent"),
+    ("namespaceSelector", {}),
+    ("objectSelector", {}),
+    ("resourceRules[].scope", "*"),
+    ("excludeResourceRules[].scope", "*"),
+)
+
+
+class Policy(TableStrategy):
+    rows: ClassVar[Rows] = (
+        ("spec.failurePolicy", "Fail"),
+        *((f"spec.matchConstraints.{path}", value) for path, value in _MATCH),
+    )
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        from sampan.cluster.apiserver.admission.checks import policy
+
+        spec = sub(obj, "spec")
+        if spec.get("matchConstraints") is None:
+            faults.required("spec.matchConstraints")
+        faults.one_of("spec.failurePolicy", spec.get("failurePolicy"), ("Fail", "Ignore"))
+        policy(faults, spec)
+
+
+class Binding(TableStrategy):
+    rows: ClassVar[Rows] = tuple((f"spec.matchResources.{path}", value) for path, value in _MATCH)
+
+    def default(self, obj: Object) -> None:
+        if sub(obj, "spec").get("matchResources") is not None:
+            super().default(obj)
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec = sub(obj, "spec")
+        if not spec.get("policyName"):
+            faults.required("spec.policyName")
+        actions = spec.get("validationActions") or []
+        if not actions:
+            faults.required("spec.validationActions", "at least one validation action is required")
+        for index, action in enumerate(actions):
+            faults.one_of(f"spec.validationActions[{index}]", action, ("Audit", "Deny", "Warn"))
+        if {"Deny", "Warn"} <= set(actions):
+            faults.invalid(
+                "spec.validationActions",
+                actions,
+                "must not contain both Deny and Warn (repeating the same validation failure information in the API"
+                " response and headers serves no purpose)",
+            )
+
+
 _ADMISSION = "admissionregistration.k8s.io"
 STRATEGIES = {
+    (_ADMISSION, "ValidatingAdmissionPolicy"): Policy(),
+    (_ADMISSION, "ValidatingAdmissionPolicyBinding"): Binding(),
     ("apiextensions.k8s.io", "CustomResourceDefinition"): Definition(),
     (_ADMISSION, "MutatingWebhookConfiguration"): Mutating(),
     (_ADMISSION, "ValidatingWebhookConfiguration"): Webhooks(),
