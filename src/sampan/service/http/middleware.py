@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import msgspec
 
 from sampan.service.http.errors import InvalidResponse
+from sampan.service.http.ready import Ready
 from sampan.service.http.record import Span, access_line, server_spans
 from sampan.service.http.routes import Routes, watch_django
 from sampan.service.telemetry import tracing
@@ -86,6 +87,10 @@ class Guard(Protocol):
     def leave(self, scope: Scope, context: Context, status: int, seconds: float) -> None: ...
 
 
+def leave_nothing(self: Any, scope: Scope, context: Context, status: int, seconds: float) -> None:
+    """`leave` of a guard that has nothing to do at the end: it is not called."""
+
+
 class Middleware:
     """Wraps the user's `app`; `endpoints` (path -> handler) answer in front of it and are neither traced nor logged."""
 
@@ -100,7 +105,7 @@ class Middleware:
         self.app, self.output = app, output
         self.identity = tuple((identity or {}).items())
         self.endpoints = endpoints or {}
-        self.guards: tuple[Guard, ...] = ()
+        self.guards = ()
         self.receivers: tuple[Callable[[Scope, Receive], Receive], ...] = ()  # wrap `receive` of requests with a body
         self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # added to responses that have not set them
         self.exporter: Exporter | None = None  # of server spans
@@ -113,13 +118,25 @@ class Middleware:
         self.sockets = registry.counter("websocket_connections_total", "Websockets ended.", ("path", "status"))
         self.open_sockets = registry.gauge("websocket_connections_active", "Websockets open.")
         self.routes = Routes()
-        self._ours: tuple[Headers, frozenset[bytes], tuple[bytes, int]] | None = None
+        self._ready: tuple[Headers, Ready] | None = None
         self.spans: deque[Span] = deque(maxlen=512)  # the latest written, to look at
         self._known: dict[tuple[str, str], tuple[Series, dict[int, Labels]]] = {}  # what a route's requests have alike
         self._pending: list[Span] = []
         self._in_flight = 0
         self._quiet: bool | None = None
         watch_django()
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        return self._guards
+
+    @guards.setter
+    def guards(self, guards: tuple[Guard, ...]) -> None:
+        self._guards = guards
+        self._enters = tuple(guard.enter for guard in guards)
+        self._leaves = tuple(
+            (number, guard.leave) for number, guard in enumerate(guards) if type(guard).leave is not leave_nothing
+        )
 
     @property
     def in_flight(self) -> int:
@@ -143,8 +160,6 @@ class Middleware:
         if self._quiet or (self._quiet is None and self._decide_quiet()):
             scope["fastapi.telemetry"] = None
         status, error = 0, ""
-        request_id = (b"x-request-id", context.request_id.encode("latin-1"))
-
         held: list[Message] = []  # the start of a 500, until it is known whether an exception deserves another answer
 
         async def sending(message: Message) -> None:
@@ -158,12 +173,7 @@ class Middleware:
                 held.clear()
             elif message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), request_id]
-                if self.response_headers:
-                    self._add_headers(scope, message, headers)
-                if self.draining:
-                    headers.append((b"connection", b"close"))
-                message["headers"] = headers
+                self._add_headers(scope, message, context.request_id.encode("latin-1"))
                 if status == 500:
                     held.append(message)
                     return
@@ -172,8 +182,8 @@ class Middleware:
         self._in_flight += 1
         entered = 0
         try:
-            for guard in self.guards:
-                refusal = guard.enter(scope, context)
+            for enter in self._enters:
+                refusal = enter(scope, context)
                 if refusal is not None and not isinstance(refusal, Refusal):
                     refusal = await refusal
                 if refusal is not None:
@@ -183,8 +193,9 @@ class Middleware:
                         await send(kept)
                     return
                 entered += 1
-            for wrap in self.receivers:
-                receive = wrap(scope, receive)
+            if self.receivers:
+                for wrap in self.receivers:
+                    receive = wrap(scope, receive)
             if context.deadline is None:
                 await self.app(scope, receive, sending)
             else:
@@ -218,25 +229,27 @@ class Middleware:
             self._in_flight -= 1
             seconds = time.perf_counter() - clock
             status = status or _CLIENT_LEFT
-            for guard in self.guards[:entered]:
-                guard.leave(scope, context, status, seconds)
+            for number, leave in self._leaves:
+                if number < entered:
+                    leave(scope, context, status, seconds)
             self._account(scope, context, (agent, host), status, (started, seconds), error)
 
-    def _add_headers(self, scope: Scope, message: Message, headers: list[tuple[bytes, bytes]]) -> None:
-        """Add `response_headers`, save those that the application has set itself."""
-        ours = self._ours
-        if ours is None or ours[0] is not self.response_headers:
-            ours = self._ours = _prepared(self.response_headers)
-        _, names, head = ours
-        for name, _ in headers:
-            if name in names or name.lower() in names:
-                present = {name.lower() for name, _ in headers}
-                headers += [header for header in self.response_headers if header[0] not in present]
-                return
-        if "sampan.peer" in scope:  # our own protocol takes them as they are
-            message["sampan.head"] = head
-        else:
-            headers += self.response_headers
+    def _add_headers(self, scope: Scope, message: Message, request_id: bytes) -> None:
+        """Add the request id, and `response_headers` save those that the application has set itself."""
+        ready = self._ready
+        if ready is None or ready[0] is not self.response_headers:
+            ready = self._ready = self.response_headers, Ready(self.response_headers)
+        if "sampan.peer" in scope:  # our own protocol writes them as they are
+            message["sampan.head"], message["sampan.line"] = ready[1], b"x-request-id: %b\r\n" % request_id
+            if self.draining:
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            return
+        headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
+        present = {name.lower() for name, _ in headers}
+        headers += [header for header in self.response_headers if header[0] not in present]
+        if self.draining:
+            headers.append((b"connection", b"close"))
+        message["headers"] = headers
 
     def _decide_quiet(self) -> bool:
         """Whether FastAPI's own OpenTelemetry is to be silent, which would make every span twice: unless the
@@ -270,8 +283,8 @@ class Middleware:
 
         self.open_sockets.add()
         try:
-            for guard in self.guards:
-                refusal = guard.enter(scope, context)
+            for enter in self._enters:
+                refusal = enter(scope, context)
                 if refusal is not None and not isinstance(refusal, Refusal):
                     refusal = await refusal
                 if refusal is not None:
@@ -287,8 +300,9 @@ class Middleware:
         finally:
             self.open_sockets.add(amount=-1)
             seconds, status = time.perf_counter() - clock, status or _CLIENT_LEFT
-            for guard in self.guards[:entered]:
-                guard.leave(scope, context, status, seconds)
+            for number, leave in self._leaves:
+                if number < entered:
+                    leave(scope, context, status, seconds)
             route = self._route(scope, status)
             self.sockets.add(route, _STATUS[status])
             self._record(self._span(scope, context, (agent, host), ("GET", route), (status, error), (started, seconds)))
@@ -450,12 +464,6 @@ class Middleware:
     def exposed(self) -> None:
         """Bring gauges up to date before an exposition."""
         self.active.set(self._in_flight)
-
-
-def _prepared(headers: Headers) -> tuple[Headers, frozenset[bytes], tuple[bytes, int]]:
-    """`headers`, their names, and the lines of them with their number, as the protocol writes them."""
-    block = b"".join(b"%b: %b\r\n" % header for header in headers)
-    return headers, frozenset(name.lower() for name, _ in headers), (block, len(headers))
 
 
 async def _refuse(refusal: Refusal, send: Send) -> None:

@@ -25,14 +25,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from sampan.service.http.errors import InvalidResponse, refusal_error
 from sampan.service.http.limits import Limits
 from sampan.service.http.proxies import Proxies, scheme
+from sampan.service.http.ready import TELLING, Ready
 from sampan.service.telemetry.metrics import Counter
 
 IDLE, HEAD, BODY = 0, 1, 2  # what is expected next from the client
 
-_UNSAFE: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SAFE: Final = bytes({9, *range(32, 256)} - {127})  # what a header line may hold between its ends
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SEEN: Final = frozenset({b"expect", b"content-length", b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-proto"})
-_TELLING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_default: list[Any] = [[], b""]  # uvicorn's default headers, and the lines of them
 _names: dict[bytes, bytes] = {}  # names of response headers known to be good -> in lower case
 
 
@@ -47,16 +48,66 @@ class Fault(Exception):
 class Cycle(RequestResponseCycle):
     """One request and its answer. The head of an answer of known length waits for the body: one write for both."""
 
-    too_large = False
+    too_large = disconnected = response_started = response_complete = False
+    more_body = True
+    body: bytes | bytearray = b""  # type: ignore[assignment]
+    chunked_encoding = False
+    expected_content_length = 0
+    task: asyncio.Task[None]
     _held = b""
+    _news = False  # since the last `receive`
+    _event: asyncio.Event | None = None  # made when somebody has to wait
+
+    def __init__(self, protocol: Protocol, keep_alive: bool) -> None:  # in place of uvicorn's, with half of its fields
+        self.scope, self.transport, self.flow = protocol.scope, protocol.transport, protocol.flow
+        self.keep_alive, self.waiting_for_100_continue = keep_alive, protocol.expect_100_continue
+        self.protocol, self.logger = protocol, protocol.logger
+
+    async def run_asgi(self, app: Any) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException as error:
+            self.logger.error("Exception in ASGI application\n", exc_info=error)
+            await self._abandon()
+        else:
+            if not self.response_complete and not self.disconnected:
+                missing = "completing" if self.response_started else "starting"
+                self.logger.error(f"ASGI callable returned without {missing} response.")
+                await self._abandon()
+        finally:
+            self.protocol.tasks.discard(self.task)
+
+    async def _abandon(self) -> None:
+        if self.response_started:
+            self.transport.close()
+        else:
+            await self.send_500_response()
+
+    def wake(self) -> None:
+        """Something has happened that `receive` is to tell."""
+        self._news = True
+        if self._event is not None:
+            self._event.set()
 
     async def receive(self) -> Any:
         if self.too_large:
             raise refusal_error(413, "the body is too large")
-        message = await super().receive()
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+            if not self._news:
+                event = self._event = self._event or asyncio.Event()
+                event.clear()
+                await event.wait()
+            self._news = False
         if self.too_large:
             raise refusal_error(413, "the body is too large")
-        return message
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self.body = self.body, b""
+        return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -76,13 +127,20 @@ class Cycle(RequestResponseCycle):
             self._body(message.get("body", b""), message.get("more_body", False))
 
     def _start(self, message: Any) -> None:
-        status, length, chunked = message["status"], None, None
-        content, closing = [STATUS_LINE[status]], False
-        count = 1
-        for written, value in (*self.default_headers, *message.get("headers", ())):
+        status, length, chunked, closing = message["status"], None, None, False
+        content: list[bytes] = []
+        ready: Ready | None = message.get("sampan.head")
+        names = ready.names if ready is not None else TELLING
+        given = message.get("headers", ())
+        count, present = 0, None
+        for written, value in given:
             name = _names.get(written) or _checked(written)
-            if name not in _TELLING:
-                pass
+            content += (name, b": ", value, b"\r\n")
+            count += 1
+            if name not in names:
+                continue
+            if name not in TELLING:
+                present = {name} if present is None else present | {name}
             elif name == b"content-length":
                 if length is not None or not value.isdigit():
                     raise InvalidResponse("the answer has two content-lengths, or one that is no number")
@@ -91,26 +149,22 @@ class Cycle(RequestResponseCycle):
                 chunked = value.lower() == b"chunked"
             elif name == b"connection" and b"close" in value.lower():
                 self.keep_alive, closing = False, True
-            content += (name, b": ", value, b"\r\n")
-            count += 1
-        ready = message.get("sampan.head")  # header lines that every answer bears, as they go out, and their number
-        if ready is not None:
-            content.append(ready[0])
-            count += ready[1]
         if length is not None and chunked is not None:
             raise InvalidResponse("the answer has both content-length and transfer-encoding")
         if not self.keep_alive and not closing:
             content.append(b"connection: close\r\n")
             count += 1
+        lines = b"".join(content)
+        if lines.translate(None, _SAFE) != b"\r\n" * count:
+            raise InvalidResponse("a header of the answer holds a line end or a control character")
         bodiless = self.scope["method"] == "HEAD" or status in (204, 304)
         if length is None and chunked is None and not bodiless:
             chunked = True
-            content.append(b"transfer-encoding: chunked\r\n")
-            count += 1
-        content.append(b"\r\n")
-        head = b"".join(content)
-        if head.count(b"\n") != count + 1 or head.count(b"\r") != count + 1 or _UNSAFE.search(head):
-            raise InvalidResponse("a header of the answer holds a line end or a control character")
+            lines += b"transfer-encoding: chunked\r\n"
+        if ready is not None:
+            lines += message["sampan.line"]
+            lines += ready.block if present is None else ready.without(present)
+        head = b"%b%b%b\r\n" % (STATUS_LINE[status], self.protocol.default_lines(), lines)
         self.chunked_encoding = bool(chunked)
         self.expected_content_length = length or 0
         self.response_started, self.waiting_for_100_continue = True, False
@@ -139,10 +193,10 @@ class Cycle(RequestResponseCycle):
         if self.expected_content_length:
             raise RuntimeError("the answer is shorter than its content-length")
         self.response_complete = True
-        self.message_event.set()
+        self.wake()
         if not self.keep_alive:
             self.transport.close()
-        self.on_response()
+        self.protocol.on_response_complete()
 
 
 def _checked(written: bytes) -> bytes:
@@ -168,17 +222,34 @@ class Protocol(HttpToolsProtocol):
         self.phase, self.seconds, self.stalled, self.unsent = IDLE, 0, 0, 0
         self.head_bytes = self.body_bytes = self.drained = 0
         self.broken = False
+        self.small = min(self.limits.url, self.limits.headers)  # a head up to this is within every limit
         self.peer = self.client[0] if self.client else ""
         self.proxied = self.proxies.trusts(self.peer)
         self.extensions = None
         if self.scheme == "https" and self.tls is not None:
             self.extensions = {"tls": self.tls(transport.get_extra_info("ssl_object"))}
 
+    def default_lines(self) -> bytes:
+        """The lines that uvicorn adds to every answer, made anew when it has made its headers anew, each second."""
+        headers = self.server_state.default_headers
+        if headers is not _default[0]:
+            _default[:] = headers, b"".join(b"%b: %b\r\n" % header for header in headers)
+        lines: bytes = _default[1]
+        return lines
+
     def connection_lost(self, exc: Exception | None) -> None:
-        cycle = self.cycle
-        super().connection_lost(exc)
+        self.connections.discard(self)
+        cycle: Any = self.cycle
+        if cycle is not None:
+            cycle.disconnected = cycle.disconnected or not cycle.response_complete
+            cycle.wake()
+        if self.flow is not None:
+            self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        self.parser = None  # type: ignore[assignment]
         if cycle is not None and not cycle.response_complete:
-            scope: Any = cycle.scope
+            scope = cycle.scope
             limit = scope.get("sampan.limit")  # of a caller with a deadline: it ends now
             if limit is not None:
                 scope["sampan.left"] = True
@@ -186,7 +257,6 @@ class Protocol(HttpToolsProtocol):
                     limit.reschedule(0)
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         limits = self.limits
         if self.broken:
             self.drained += len(data)
@@ -215,11 +285,22 @@ class Protocol(HttpToolsProtocol):
             self.fail(Fault(431, "the headers are too large"))
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.phase = HEAD
+        self.url, self.expect_100_continue, self.phase = b"", False, HEAD
+        self.headers = []
+        self.scope = {  # type: ignore[typeddict-item]
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,  # type: ignore[typeddict-item]
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "sampan.peer": self.peer,
+        }
         self.seconds = self.hosts = self.body_bytes = self.length = 0
         self.host = self.transfer = self.forwarded_for = self.forwarded_proto = b""
-        self.scope["sampan.peer"] = self.peer  # type: ignore[typeddict-unknown-key]
         if self.extensions is not None:
             self.scope["extensions"] = self.extensions
 
@@ -250,7 +331,14 @@ class Protocol(HttpToolsProtocol):
         parser, scope, limits = self.parser, self.scope, self.limits
         version = parser.get_http_version()
         scope["method"] = parser.get_method().decode("ascii")
-        self._judge(version)
+        if (
+            version != "1.1"
+            or self.hosts != 1
+            or self.transfer
+            or self.head_bytes > self.small
+            or len(self.headers) > limits.header_count
+        ):
+            self._judge(version)
         keep_alive = version == "1.1" and parser.should_keep_alive()
         if version != "1.1":
             scope["http_version"] = version
@@ -264,19 +352,7 @@ class Protocol(HttpToolsProtocol):
                 raise Fault(400, "an upgrade has no body")
             keep_alive = False  # what follows belongs to a protocol we do not speak
         self.phase, self.seconds, self.head_bytes = BODY, 0, 0
-        cycle = Cycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=keep_alive,
-            on_response=self.on_response_complete,
-        )
+        cycle = Cycle(self, keep_alive)
         if self.length > limits.body:
             cycle.too_large = True
             scope["sampan.too_large"] = True  # type: ignore[typeddict-unknown-key]
@@ -286,6 +362,11 @@ class Protocol(HttpToolsProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """As uvicorn's, but the request ends its entry in `tasks` itself, which saves a turn of the loop."""
+        cycle.task = task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
 
     def _judge(self, version: str) -> None:
         limits = self.limits
@@ -333,23 +414,32 @@ class Protocol(HttpToolsProtocol):
         self.body_bytes += len(body)
         if self.body_bytes > self.limits.body and not cycle.too_large:
             cycle.too_large = True
-            cycle.body = bytearray()
-            cycle.message_event.set()
+            cycle.body = b""
+            cycle.wake()
         if cycle.too_large or cycle.response_complete:
             self.drained += len(body)
             if self.drained > self.limits.drain:
                 self.broken = True
                 self.transport.close()
             return
-        cycle.body += body
+        if not cycle.body:
+            cycle.body = body
+        elif type(cycle.body) is bytearray:
+            cycle.body += body
+        else:
+            cycle.body = bytearray(cycle.body + body)
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        cycle.message_event.set()
+        cycle.wake()
 
     def on_message_complete(self) -> None:
         self.phase = IDLE
         self.drained = 0
-        super().on_message_complete()
+        cycle: Any = self.cycle
+        if (self.parser.should_upgrade() and self._should_upgrade()) or cycle.response_complete:
+            return
+        cycle.more_body = False
+        cycle.wake()
 
     def on_response_complete(self) -> None:
         """As uvicorn's, without a timer for each answer: `tick` ends connections that stay idle."""
@@ -409,7 +499,7 @@ class Protocol(HttpToolsProtocol):
         else:
             self._refuse(fault)
             cycle.disconnected = True
-            cycle.message_event.set()
+            cycle.wake()
 
     def _refuse(self, fault: Fault) -> None:
         body = b'{"error":"%b"}' % fault.reason.encode()

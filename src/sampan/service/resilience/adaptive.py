@@ -82,16 +82,13 @@ class Lag:
         self.target = target
         self.share = 0.0
         self.ticking = False
-        self._touched = 0  # requests since the last tick
+        self.touched = 0  # requests since the last tick; who has taken one counts it, and begins where nothing ticks
         self._last = 0.0
         self._late, self._late_seconds = 0, 0.0
 
-    def touch(self) -> None:
-        """A request has come."""
-        self._touched += 1
-        if not self.ticking:
-            self.ticking = True
-            self._next()
+    def begin(self) -> None:
+        self.ticking = True
+        self._next()
 
     def _next(self) -> None:
         self._due = time.monotonic() + self.every
@@ -99,7 +96,7 @@ class Lag:
 
     def _tick(self) -> None:
         lag = max(0.0, time.monotonic() - self._due)
-        touched, self._touched = self._touched, 0
+        touched, self.touched = self.touched, 0
         self.observe(lag if touched >= self.several else 0.0)  # else it is not requests that hold the loop up
         if touched or self.share:
             self._next()

@@ -16,13 +16,14 @@ from collections.abc import Awaitable
 from typing import Final
 
 from sampan.model import Limits, Service
-from sampan.service.http.middleware import Guard, Refusal, Scope
+from sampan.service.http.middleware import Guard, Refusal, Scope, leave_nothing
 from sampan.service.resilience.adaptive import Gradient, Lag
 from sampan.service.telemetry.context import Context
 from sampan.service.telemetry.metrics import Counter, Registry
 
 _DEFAULT_URGENCY: Final = 3
 _DEV: Final = 4  # a laptop runs the whole system: that its loops are late says less about each
+_MANY: Final = 16  # requests since the last tick of the lag
 _MOST_CALLERS: Final = 10_000
 _OVERLOADED: Final = b'{"error":"overloaded, try again later"}'
 _TOO_MANY: Final = b'{"error":"too many requests"}'
@@ -50,7 +51,7 @@ class Shedder:
         self.lag = Lag(limits.lag * (_DEV if os.environ.get("SAMPAN_ENVIRONMENT") == "dev" else 1))
         self.active = 0
         self._queue: list[tuple[int, int, asyncio.Future[bool]]] = []  # a heap: urgency, number, place
-        self._number = self._asleep = 0
+        self._number = self._asleep = self._left = 0
         self._probes = frozenset(probes or ())
         self._exempt = tuple(limits.exempt)
         self._urgencies = sorted(limits.priority.items(), key=lambda item: -len(item[0]))  # the longest prefix first
@@ -76,7 +77,9 @@ class Shedder:
             scope[_FREE] = True
             return None
         lag = self.lag
-        lag.touch()
+        lag.touched += 1
+        if not lag.ticking:
+            lag.begin()
         if lag.share and random.random() < lag.share * (self._urgency(path) + 1) / (_DEFAULT_URGENCY + 1):
             return self._refuse("lag")
         if self.active < self.limit:
@@ -88,9 +91,18 @@ class Shedder:
         if _FREE in scope:
             return
         active = self.active
-        self._release()
+        if self._queue:
+            self._release()
+        else:
+            self.active = active - 1
         gradient = self.gradient
-        if gradient is not None and status < 499:  # failures and those who left say nothing about latency
+        if gradient is None:
+            return
+        # with much room left one request in eight tells the same as all, where there are many
+        self._left += 1
+        if self._left & 7 and self.lag.touched > _MANY and active * 2 < gradient.limit:
+            return
+        if status < 499:  # failures and those who left say nothing about latency
             route = scope.get("route")
             name = scope["method"] if route is None else getattr(route, "path", "")
             gradient.sample(name, seconds - scope[_QUEUED] if _QUEUED in scope else seconds, active)
@@ -186,8 +198,7 @@ class RateLimiter:
             del full[next(iter(full))]
         return self._refuse(ahead - self.tolerance) if refused else None
 
-    def leave(self, scope: Scope, context: Context, status: int, seconds: float) -> None:
-        """Nothing is given back."""
+    leave = leave_nothing
 
     def _refuse(self, wait: float) -> Refusal:
         self.shed.add("rate")

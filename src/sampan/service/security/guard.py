@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sampan.model.security import Cors, Security
-from sampan.service.http.middleware import Refusal
+from sampan.service.http.middleware import Refusal, leave_nothing
 from sampan.service.security.authenticators import Authenticator, Credentials, Rejected, Unavailable
 from sampan.service.security.caller import AUTHORIZATION, CALLER, Caller, Request
 from sampan.service.security.cors import preflight
@@ -74,6 +74,7 @@ class SecurityGuard:
         self.cors: Cors | None = declared.cors
         self.rules = Rules(declared.public, declared.scopes)
         self.hosts = _hosts(declared.hosts)
+        self.idle = not self.guarded and self.hosts is None and self.cors is None
         self.probed: frozenset[str] = frozenset()
         self.decisions = registry.counter(
             "auth_decisions_total", "Requests judged, by who judged and how.", ("authenticator", "outcome")
@@ -93,6 +94,8 @@ class SecurityGuard:
     def enter(self, scope: Any, context: Context) -> Refusal | Awaitable[Refusal | None] | None:
         if "sampan.too_large" in scope:
             return _TOO_LARGE
+        if self.idle:
+            return None
         if scope["path"] in self.probed and scope.get("method") == "GET":
             return None
         authorization = host = origin = None
@@ -126,7 +129,7 @@ class SecurityGuard:
             return self._judge(scope, context, kept[0])
         return self._ask(scope, context, authorization, evidence, key)
 
-    def leave(self, scope: Any, context: Context, status: int, seconds: float) -> None: ...
+    leave = leave_nothing
 
     def _judge(self, scope: Any, context: Context, caller: Caller) -> Refusal | Awaitable[Refusal | None] | None:
         """Whether `caller` may."""

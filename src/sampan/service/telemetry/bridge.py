@@ -31,7 +31,7 @@ _propagator: Final = W3CBaggagePropagator()
 
 
 class Span(trace.Span):
-    """The face of a `tracing.Span` towards OpenTelemetry's API. None: of the one that bears `context`, made when used."""
+    """The face of a `tracing.Span` towards OpenTelemetry's API; None: of that which bears `context`, made when used."""
 
     def __init__(self, record: tracing.Span | None, context: Context) -> None:
         self._record, self.context = record, context
