@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.kubernetes.conftest import eventually
+from tests.conformance.kubernetes.test_cel import Served
 from tests.conformance.kubernetes.wire import Reply, Wire
 
 GROUP = "/apis/admissionregistration.k8s.io/v1"
@@ -91,9 +92,8 @@ def test_messages_reasons_and_variables(wire: Wire, ns: str, enforce: Callable[.
         validations=[
             {"expression": "variables.fits", "messageExpression": "'got ' + variables.k", "reason": "Forbidden"},
             {"expression": "oldObject == null || object.data.k == oldObject.data.k", "message": "k stays"},
-            {
-                "expression": "namespaceObject.metadata.name == request.namespace && request.operation in ['CREATE', 'UPDATE']"
-            },
+            {"expression": "namespaceObject.metadata.name == request.namespace"},
+            {"expression": "request.operation in ['CREATE', 'UPDATE']"},
         ],
     )
     denied(wire.post(maps(ns), config("a", k="no")), policy, "got no", 403, "Forbidden")
@@ -116,16 +116,22 @@ def test_ignore_lets_errors_pass_but_not_failures(wire: Wire, ns: str, enforce: 
 
 
 def test_parameters(wire: Wire, ns: str, enforce: Callable[..., str]) -> None:
-    wire.post(maps(ns), {"metadata": {"name": "limits"}, "data": {"k": "ok"}})
-    kind = {"apiVersion": "v1", "kind": "ConfigMap"}
-    reference = {"name": "limits", "namespace": ns, "parameterNotFoundAction": "Deny"}
-    validations = [{"expression": "object.data.k == params.data.k"}]
+    served = Served(wire, {"type": "object", "properties": {"k": {"type": "string"}}})
+    assert served.create("limits", k="ok").code == 201
+    kind = {"apiVersion": "cel.example.com/v1", "kind": served.kind}
+    reference = {"name": "limits", "parameterNotFoundAction": "Deny"}
+    validations = [{"expression": "object.data.k == params.spec.k"}]
     policy = enforce(["Deny"], reference=reference, paramKind=kind, validations=validations)
-    message = "failed expression: object.data.k == params.data.k"
+    message = "failed expression: object.data.k == params.spec.k"
     # A kind met for the first time as a parameter takes a while to be watched upstream.
-    eventually(lambda: message in wire.post(maps(ns), config("a", k="no"), dryRun="All")["message"])
+    eventually(lambda: message in wire.post(maps(ns), config("a", k="no"), dryRun="All").body.get("message", ""))
     denied(wire.post(maps(ns), config("a", k="no")), policy, message)
     assert wire.post(maps(ns), config("b", k="ok")).code == 201
+    wire.delete(f"{served.path}/limits")
+    absent = "no params found for policy binding with `Deny` parameterNotFoundAction"
+    eventually(lambda: absent in wire.post(maps(ns), config("a", k="ok"), dryRun="All").body.get("message", ""))
+    denied(wire.post(maps(ns), config("a", k="ok")), policy, f"failed to configure binding: {absent}")
+    served.remove()
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,26 @@ _BINDING = (
     wide("Groups", _subjects("Group")),
     wide("ServiceAccounts", _subjects("ServiceAccount")),
 )
+
+
+def _pair(row: Object | None, before: str, name: str) -> str:
+    """`v1/ConfigMap`, `team/limits`; `*` for a namespace or name that is left open."""
+    return f"{row.get(before) or '*'}/{row.get(name) or '*'}" if row else "<unset>"
+
+
 _WEBHOOKS = (NAME, Column("Webhooks", lambda obj: len(obj.get("webhooks") or ()), "integer"), AGE)
+_POLICIES = (
+    NAME,
+    Column("Validations", lambda obj: len((obj.get("spec") or {}).get("validations") or ()), "integer"),
+    Column("ParamKind", lambda obj: _pair((obj.get("spec") or {}).get("paramKind"), "apiVersion", "kind")),
+    AGE,
+)
+_BINDINGS = (
+    NAME,
+    Column("PolicyName", text("spec", "policyName")),
+    Column("ParamRef", lambda obj: _pair((obj.get("spec") or {}).get("paramRef"), "namespace", "name")),
+    AGE,
+)
 _METRICS = (
     NAME,
     Column("CPU", _usage("cpu")),
@@ -336,6 +355,8 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
     ),
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): _WEBHOOKS,
     ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"): _WEBHOOKS,
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy"): _POLICIES,
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding"): _BINDINGS,
     ("metrics.k8s.io", "PodMetrics"): _METRICS,
     ("metrics.k8s.io", "NodeMetrics"): _METRICS,
 }
