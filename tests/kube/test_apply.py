@@ -240,7 +240,7 @@ CONTAINERS = st.lists(
         {"name": NAMES, "image": st.sampled_from(["x", "y"])},
         optional={
             "args": st.lists(NAMES, max_size=2),
-            "env": st.lists(st.fixed_dictionaries({"name": NAMES, "value": NAMES}), unique_by=lambda e: e["name"]),
+            "env": st.lists(st.fixed_dictionaries({"name": NAMES, "value": NAMES}), min_size=1, unique_by=lambda e: e["name"]),
             "resources": st.fixed_dictionaries({}, optional={"limits": st.dictionaries(NAMES, st.just("1"))}),
         },
     ),

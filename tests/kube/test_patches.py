@@ -133,9 +133,9 @@ def test_retain_keys_replaces_a_union() -> None:
 
 def test_primitive_lists() -> None:
     live = {"metadata": {"finalizers": ["a", "b"]}}
-    assert smp(live, {"metadata": {"finalizers": ["c", "a"]}})["metadata"]["finalizers"] == ["a", "b", "c"]
+    assert smp(live, {"metadata": {"finalizers": ["c", "a"]}})["metadata"]["finalizers"] == ["c", "a", "b"]
     patch = {"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["z"]}}
-    assert smp(live, patch)["metadata"]["finalizers"] == ["b", "z"]
+    assert smp(live, patch)["metadata"]["finalizers"] == ["z", "b"]
     command = smp(pod({"name": "a", "args": ["1", "2"]}), {"spec": {"containers": [{"name": "a", "args": ["3"]}]}})
     assert command["spec"]["containers"][0]["args"] == ["3"]
 

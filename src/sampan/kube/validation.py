@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 import re
 from collections.abc import Callable
@@ -303,7 +304,7 @@ def _validate_list(schema: Schema, value: list[Any], path: str, causes: list[Cau
             item = {key: item.get(key, _default(items, key)) for key in schema.list_map_keys}  # noqa: PLW2901
         identity = repr(item)
         if identity in seen:
-            text = shown(item) if not isinstance(item, dict) else str(item).replace("'", '"')
+            text = shown(item) if not isinstance(item, dict) else json.dumps(item, separators=(",", ":"))
             causes.append(Cause(f"{path}[{index}]", f"Duplicate value: {text}", "FieldValueDuplicate"))
         seen.add(identity)
 

@@ -39,7 +39,10 @@ def _fields(schema: Schema) -> list[tuple[str, Schema, Any]]:
 def settle(schema: Schema, value: Any) -> None:
     """Add to `value`, in place, the fields it lacks that its kind always has; remove the empty ones it never shows."""
     if isinstance(value, dict):
-        if schema.structural:
+        if schema.structural:  # of a custom kind only the metadata is a structure of Go's
+            metadata = schema.properties.get("metadata")
+            if metadata is not None and not metadata.structural and "kind" in value:
+                settle(metadata, value.get("metadata"))
             return
         properties, values = schema.properties, schema.values
         for name, _, zero in _fields(schema):

@@ -27,8 +27,10 @@ Object = dict[str, Any]
 class Reply:
     """`body` is decoded where it is JSON. Comparing with an int compares the code."""
 
-    def __init__(self, code: int, headers: Mapping[str, str], raw: bytes) -> None:
-        self.code, self.headers, self.raw = code, {k.lower(): v for k, v in headers.items()}, raw
+    def __init__(self, code: int, headers: Mapping[str, str] | list[tuple[str, str]], raw: bytes) -> None:
+        pairs = list(headers.items()) if isinstance(headers, Mapping) else headers
+        self.code, self.headers, self.raw = code, {k.lower(): v for k, v in pairs}, raw
+        self.warnings = [text for name, text in pairs if name.lower() == "warning"]
 
     @property
     def body(self) -> Any:
@@ -39,10 +41,6 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"<{self.code} {self.raw[:600].decode(errors='replace')}>"
-
-    @property
-    def warnings(self) -> list[str]:
-        return [text for name, text in self.headers.items() if name == "warning"]
 
     @property
     def reason(self) -> str:
@@ -103,7 +101,7 @@ class Wire:
             try:
                 self._connection.request(method, target, data, sent)
                 answer = self._connection.getresponse()
-                return Reply(answer.status, dict(answer.getheaders()), answer.read())
+                return Reply(answer.status, answer.getheaders(), answer.read())
             except (http.client.HTTPException, ConnectionError):
                 self.close()
                 if attempt:

@@ -81,7 +81,8 @@ class Subresources:
             spec = wanted.get("spec")
             replicas = (spec or {}).get("replicas", 0) if isinstance(spec, dict | None) else None
             if isinstance(replicas, bool) or not isinstance(replicas, int):
-                raise bad_request("spec.replicas must be an integer")
+                fault = bad_request("spec.replicas must be an integer")
+                raise fault if call.verb == "update" else patching.refused(content, body, wanted, fault)
             if replicas < 0:
                 message = f"Invalid value: {replicas}: must be greater than or equal to 0"
                 raise invalid("Scale", call.name, [Cause("spec.replicas", message)], "autoscaling")

@@ -127,6 +127,13 @@ def _merge_list(target: list[Any], patch: list[Any], schema: Schema, order: Any)
     return _ordered(merged, touched, target, wanted, schema.merge_key)
 
 
+def _bare(value: Any) -> Any:
+    """An element new to a list: taken as it is, but for directives."""
+    if isinstance(value, dict):
+        return {key: _bare(item) for key, item in value.items() if not key.startswith("$") and item is not None}
+    return [_bare(item) for item in value] if isinstance(value, list) else value
+
+
 def _merge_elements(target: list[Any], patch: list[Any], schema: Schema, key: str) -> list[Any]:
     merged = list(target)
     for item in patch:
@@ -143,7 +150,7 @@ def _merge_elements(target: list[Any], patch: list[Any], schema: Schema, key: st
                 merged[index] = _merge_map(present, item, schema.items)
                 break
         else:
-            merged.append(_merge_map({}, item, schema.items))
+            merged.append(_bare(item))
     return merged
 
 

@@ -193,8 +193,8 @@ def _mounts(faults: Faults, container: Object, path: str, volumes: set[Any]) -> 
         where, name, target = f"{path}[{index}]", mount.get("name"), mount.get("mountPath")
         if not name:
             faults.required(f"{where}.name")
-        elif name not in volumes:
-            faults.not_found(f"{where}.name", name)
+        if (name or "") not in volumes:
+            faults.not_found(f"{where}.name", name or "")
         if not target:
             faults.required(f"{where}.mountPath")
         elif target in paths:

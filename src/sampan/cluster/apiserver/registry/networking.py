@@ -33,7 +33,7 @@ def _backend(faults: Faults, backend: Object, path: str) -> None:
             if not resource.get(key):
                 faults.required(f"{path}.resource.{key}")
     elif service is None:
-        faults.required(path, "resource or service backend is required")
+        faults.invalid(path, "", "resource or service backend is required")
     else:
         if not service.get("name"):
             faults.required(f"{path}.service.name")
@@ -155,7 +155,7 @@ class NetworkPolicy(TableStrategy):
         if len(types) > 2:
             faults.invalid("spec.policyTypes", types, "may not specify more than two policyTypes")
         for index, type in enumerate(types):
-            faults.one_of(f"spec.policyTypes[{index}]", type, ("Egress", "Ingress"))
+            faults.one_of(f"spec.policyTypes[{index}]", type, ("Ingress", "Egress"))
 
 
 def _policy_port(faults: Faults, port: Object, path: str) -> None:

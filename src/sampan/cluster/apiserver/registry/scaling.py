@@ -51,7 +51,7 @@ class Autoscaler(TableStrategy):
         for key in ("kind", "name"):
             if not reference.get(key):
                 faults.required(f"spec.scaleTargetRef.{key}")
-        if "kind" not in reference and not reference.get("apiVersion"):
+        if not reference.get("apiVersion"):
             faults.invalid("spec.scaleTargetRef.apiVersion", "", "apiVersion must specify API group")
         if isinstance(least, int) and least < 1:
             faults.invalid("spec.minReplicas", least, "must be greater than or equal to 1")

@@ -238,7 +238,7 @@ def _ports(faults: Faults, ports: list[Object], type: str) -> None:
             names.add(name)
         faults.port(f"{where}.port", port.get("port") or 0)
         faults.one_of(f"{where}.protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
-        port_or_name(faults, f"{where}.targetPort", port.get("targetPort"))
+        port_or_name(faults, f"{where}.targetPort", 0 if port.get("targetPort") is None else port["targetPort"])
         if _port_key(port) in numbers:
             faults.duplicate(where, {"protocol": port.get("protocol"), "port": port.get("port")})
         numbers.add(_port_key(port))

@@ -93,7 +93,7 @@ class Deployment(Workload):
 
 
 class ReplicaSet(Workload):
-    noun = "replicaset"
+    noun = "deployment"  # so upstream says
     rows: ClassVar[Rows] = (*_TEMPLATE, ("spec.replicas", 1))
     fields: ClassVar[dict[str, str]] = {"status.replicas": "0"}
 
@@ -169,7 +169,7 @@ class StatefulSet(Workload):
         claims = [name for name in names if name]
         # A claim template is a volume of the pods too: mounts may name it.
         named = {volume.get("name") for volume in maps(template.get("volumes"))}
-        volumes = [*maps(template.get("volumes")), *({"name": c, "emptyDir": {}} for c in claims if c not in named)]
+        volumes = [*({"name": c, "emptyDir": {}} for c in claims if c not in named), *maps(template.get("volumes"))]
         checked = {
             **obj,
             "spec": {**spec, "template": {**sub(spec, "template"), "spec": {**template, "volumes": volumes}}},
