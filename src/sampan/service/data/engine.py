@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.pool import Pool as SqlalchemyPool
@@ -17,6 +18,7 @@ from sampan.model.data import Unavailable
 from sampan.service.data.observe import Observer, Watch
 from sampan.service.data.pool import ConnectionPool, Driver, Slot, broke
 from sampan.service.data.statement import Statement, Statements
+from sampan.service.data.url import Url
 
 
 class SharedPool(SqlalchemyPool):
@@ -88,36 +90,52 @@ def _committed(session: Session) -> None:
         wake()
 
 
-def shared_engine(url: URL, driver: Driver, pool: ConnectionPool, observer: Observer) -> AsyncEngine:
+def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    return async_sessionmaker(engine, expire_on_commit=False, sync_session_class=OutboxSession)
+
+
+def shared_engine(url: Url, driver: Driver, pool: ConnectionPool, observer: Observer) -> AsyncEngine:
     options: dict[str, Any] = {"hide_parameters": True, "pool_reset_on_return": None}
     if driver.engine == "postgresql":
         options["use_native_hstore"] = False
-    engine = create_async_engine(url, poolclass=SharedPool, async_creator=_hand_over, **options)
+    parts = {field.name: getattr(url, field.name) for field in dataclasses.fields(url)}
+    engine = create_async_engine(URL.create(**parts), poolclass=SharedPool, async_creator=_hand_over, **options)
     shared = engine.sync_engine.pool
     assert isinstance(shared, SharedPool)
     shared.ours = pool
     if driver.engine == "sqlite":
-        _begin_late(engine)
+        _begin_late(engine, driver)
     else:
-        _begin(engine)
+        _begin(engine, driver)
     _observe(engine, driver, observer, pool.name)
     return engine
 
 
-def _begin(engine: AsyncEngine) -> None:
+def _say(connection: Any, driver: Driver, statement: str) -> None:
+    """Execute on a driver's connection. A server that has gone is said as plain SQL says it: SQLAlchemy does not look at
+    errors here."""
+    try:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        cursor.close()
+    except Exception as error:
+        ours = Unavailable("the connection broke") if broke(error) else driver.translate(error)
+        if isinstance(ours, Unavailable):
+            raise ours from None
+        raise
+
+
+def _begin(engine: AsyncEngine, driver: Driver) -> None:
     """The connections commit every statement by itself; a transaction of SQLAlchemy's says BEGIN."""
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:
         if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
             return
-        adapted = connection.connection.dbapi_connection
-        cursor = adapted.cursor()
-        cursor.execute("BEGIN")
-        cursor.close()
+        _say(connection.connection.dbapi_connection, driver, "BEGIN")
 
 
-def _begin_late(engine: AsyncEngine) -> None:
+def _begin_late(engine: AsyncEngine, driver: Driver) -> None:
     """A transaction of SQLite begins, IMMEDIATE, at its first writing or locking statement.
 
     Upgrading a read to a write while another process writes gives SQLITE_BUSY at once, whatever the timeout. Reads
@@ -136,9 +154,7 @@ def _begin_late(engine: AsyncEngine) -> None:
                 return
         elif statement[:6].upper() == "PRAGMA":
             return
-        cursor = raw.cursor()
-        cursor.execute("BEGIN IMMEDIATE")
-        cursor.close()
+        _say(raw, driver, "BEGIN IMMEDIATE")
 
 
 def _observe(engine: AsyncEngine, driver: Driver, observer: Observer, name: str) -> None:
