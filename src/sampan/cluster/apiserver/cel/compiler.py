@@ -52,6 +52,8 @@ class Program:
             return self._run({**bindings, "": [STEPS]})
         except RecursionError:
             raise EvaluationFault(OVER_BUDGET) from None
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
+            raise EvaluationFault("no such overload") from None  # values of types that were not known before
 
 
 def compile_program(text: str, variables: Mapping[str, Type]) -> Program:
