@@ -112,8 +112,8 @@ def shared_engine(url: Url, driver: Driver, pool: ConnectionPool, observer: Obse
 
 
 def _say(connection: Any, driver: Driver, statement: str) -> None:
-    """Execute on a driver's connection. A server that has gone is said as plain SQL says it: SQLAlchemy does not look at
-    errors here."""
+    """Execute on a driver's connection. That a server has gone is said as plain SQL says it: SQLAlchemy does not look
+    at errors here."""
     try:
         cursor = connection.cursor()
         cursor.execute(statement)
