@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select
+from sqlalchemy import table as named
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from sampan.service.bindings import Binding
@@ -94,12 +95,13 @@ async def numbers(database: SqlDatabase) -> list[int]:
         return [n or 0 for n in await session.scalars(select(effects.c.number).order_by(effects.c.id))]
 
 
-async def size(database: SqlDatabase, table: Table) -> int:
+async def size(database: SqlDatabase, table: Table | str) -> int:
+    found = named(table) if isinstance(table, str) else table
     async with database.session() as session:
-        return await session.scalar(select(func.count()).select_from(table)) or 0
+        return await session.scalar(select(func.count()).select_from(found)) or 0
 
 
-async def size_is(database: SqlDatabase, table: Table, wanted: int) -> bool:
+async def size_is(database: SqlDatabase, table: Table | str, wanted: int) -> bool:
     return await size(database, table) == wanted
 
 

@@ -121,7 +121,7 @@ async def test_check_and_own_tables(database: SqlDatabase, database_uri: str) ->
     others = [SqlDatabase(f"o{n}", binding(database_uri)) for n in range(3)]
     await asyncio.gather(*(one.ensure_tables() for one in (database, *others)))
     async with database.session() as session:
-        assert (await session.execute(select(tables.OUTBOX))).all() == []
+        assert (await session.execute(text(f"SELECT * FROM {tables.OUTBOX}"))).all() == []
     for one in others:
         await one.close()
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
-
 from sampan.service.bindings import Binding, BindingError, require_type
 from sampan.service.data import tables
-from sampan.service.data.engine import OutboxSession, shared_engine
 from sampan.service.data.observe import Observer
 from sampan.service.data.pool import ConnectionPool, Driver
 from sampan.service.data.sql import Autocommit, Core, Reads
+from sampan.service.data.url import Url
 from sampan.service.telemetry.metrics import Registry
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+
     from sampan.model.data import Pool
     from sampan.service.data.replicas import Replicas
     from sampan.service.migrate import Expected
@@ -36,13 +35,13 @@ DRIVERS: Final = {
 }
 
 
-def engine_url(binding: Binding, uri: str = "") -> URL:
+def engine_url(binding: Binding, uri: str = "") -> Url:
     """The URL of a binding, or of another `uri` of the same one (a replica's)."""
     require_type(binding, DRIVERS)
     try:
-        url = make_url(uri or binding.uri)
-        url = url.set(drivername=DRIVERS[url.drivername.partition("+")[0] if uri else binding.type])
-    except (ArgumentError, ValueError, KeyError):
+        url = Url.parse(uri or binding.uri)
+        url = url.changed(drivername=DRIVERS[url.drivername.partition("+")[0] if uri else binding.type])
+    except (ValueError, KeyError):
         # without the cause, which may quote the uri and with it the password
         raise BindingError(f"the uri of binding {binding.name} is not a database URL") from None
     if url.drivername.startswith("sqlite"):
@@ -51,16 +50,16 @@ def engine_url(binding: Binding, uri: str = "") -> URL:
     elif not url.database:
         raise BindingError(f"binding {binding.name} names no database in its uri")
     if url.drivername.startswith("mysql") and "charset" not in url.query:
-        url = url.update_query_dict({"charset": "utf8mb4"})
+        url = url.changed(query={**url.query, "charset": "utf8mb4"})
     values = binding.values
     if "username" in values and not url.username:
-        url = url.set(username=values["username"])
+        url = url.changed(username=values["username"])
     if "password" in values and not url.password:
-        url = url.set(password=values["password"])
+        url = url.changed(password=values["password"])
     return url
 
 
-def driver_for(url: URL, system: str, read_only: bool) -> Driver:
+def driver_for(url: Url, system: str, read_only: bool) -> Driver:
     """The driver is imported only where it is used."""
     if url.drivername.startswith("mysql"):
         from sampan.service.data.mysql import MySQL
@@ -76,7 +75,7 @@ def driver_for(url: URL, system: str, read_only: bool) -> Driver:
 
 
 def core_for(
-    name: str, url: URL, system: str, registry: Registry, pool: Pool | None = None, *, read_only: bool = False
+    name: str, url: Url, system: str, registry: Registry, pool: Pool | None = None, *, read_only: bool = False
 ) -> Core:
     """A server's driver and pool. Nothing connects before its first use."""
     driver = driver_for(url, system, read_only)
@@ -100,9 +99,9 @@ class SqlDatabase(Autocommit):
         self.url = engine_url(binding)
         super().__init__(core_for(name, self.url, binding.type, registry, pool, read_only=read_only))
         self.core.observer.database = self
-        self.engine: AsyncEngine = shared_engine(self.url, self.core.driver, self.core.pool, self.core.observer)
         self.dialect = self.core.driver.engine
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=OutboxSession)
+        if "sqlalchemy" in sys.modules:  # who has imported it will use it: not at the cost of the first request
+            _ = self._sessions
         self._tables: asyncio.Lock | None = None
         self._have_tables = False
         self.wake_relay: Callable[[], None] | None = None  # set by the relay of this database
@@ -119,6 +118,18 @@ class SqlDatabase(Autocommit):
                 for number, uri in enumerate(uris, 1)
             ]
             self._replicas = Replicas(self.core, cores, registry)
+
+    @functools.cached_property
+    def engine(self) -> AsyncEngine:
+        from sampan.service.data.engine import shared_engine
+
+        return shared_engine(self.url, self.core.driver, self.core.pool, self.core.observer)
+
+    @functools.cached_property
+    def _sessions(self) -> async_sessionmaker[AsyncSession]:
+        from sampan.service.data.engine import sessions
+
+        return sessions(self.engine)
 
     @property
     def replica(self) -> Reads:
@@ -148,16 +159,14 @@ class SqlDatabase(Autocommit):
         self._tables = self._tables or asyncio.Lock()
         async with self._tables:
             if not self._have_tables:
-                async with self.engine.begin() as connection:
-                    await connection.run_sync(tables.create)
+                await tables.ensure(self, self.dialect)
                 self._have_tables = True
 
     async def check(self) -> None:
         """Raises when the database does not answer, or is not at the revision the code expects."""
         if self.core.quick is not None and not Path(self.core.quick.path).parent.is_dir():
             raise ConnectionError(f"there is no directory {Path(self.core.quick.path).parent}")
-        async with self.engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
+        await self.one(int, "SELECT 1")
         if self.expected is not None:
             await self.expected.check(self)
 
@@ -167,4 +176,5 @@ class SqlDatabase(Autocommit):
             await self._replicas.close()
         if self.core.quick is not None:
             self.core.quick.forget()
-        await self.engine.dispose()
+        if "engine" in self.__dict__:
+            await self.engine.dispose()

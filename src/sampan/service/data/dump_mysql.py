@@ -164,7 +164,7 @@ class MySQLDump:
                 f"the user may not make a database to load the backup into. As root: GRANT ALL ON "
                 f"`{self.schema}\\_restore\\_%`.* TO the user; nothing was touched"
             ) from None
-        url = self.database.url.set(drivername="mysql", database=name).render_as_string(hide_password=False)
+        url = self.database.url.changed(drivername="mysql", database=name).with_password()
         scratch = SqlDatabase(self.database.name, Binding("scratch", "mysql", url))
         try:
             yield scratch

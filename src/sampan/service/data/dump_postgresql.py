@@ -78,7 +78,7 @@ class PostgresDump:
                 f"the user may not make a database to prove the backup in. As superuser: "
                 f"ALTER ROLE {url.username} CREATEDB; nothing was touched"
             ) from None
-        uri = url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+        uri = url.changed(drivername="postgresql", database=name).with_password()
         scratch = SqlDatabase(self.database.name, Binding("scratch", "postgresql", uri))
         try:
             yield scratch

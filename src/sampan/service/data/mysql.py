@@ -11,7 +11,6 @@ from typing import Any, Final
 import asyncmy
 from asyncmy import errors
 from asyncmy.cursors import SSCursor
-from sqlalchemy.engine import URL
 
 from sampan.model.data import (
     Conflict,
@@ -23,6 +22,7 @@ from sampan.model.data import (
 )
 from sampan.service.data.pool import Result, Slot
 from sampan.service.data.statement import PATTERNS
+from sampan.service.data.url import Url
 
 _IN_TRANSACTION: Final = 1  # SERVER_STATUS_IN_TRANS
 _PREPARED: Final = 64  # on one connection; the server allows 16,382 for all of them
@@ -39,7 +39,7 @@ _QUOTING: Final = frozenset({1264, 1265, 1292, 1366, 1367, 1406, 1690})
 class MySQL:
     engine = "mysql"
 
-    def __init__(self, url: URL, system: str, read_only: bool) -> None:
+    def __init__(self, url: Url, system: str, read_only: bool) -> None:
         self.system, self.database = system, url.database or ""
         self.host, self.port = url.host or "localhost", url.port or 3306
         query = dict(url.query)

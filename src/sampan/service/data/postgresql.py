@@ -9,7 +9,6 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.pq import TransactionStatus
-from sqlalchemy.engine import URL
 
 from sampan.model.data import (
     Conflict,
@@ -20,6 +19,7 @@ from sampan.model.data import (
     UniqueViolation,
 )
 from sampan.service.data.pool import Result, Slot
+from sampan.service.data.url import Url
 
 _STREAMED: Final = 200
 _IDLE: Final = TransactionStatus.IDLE
@@ -31,7 +31,7 @@ _GONE_CLASSES: Final = frozenset({"08", "57", "53"})
 class PostgreSQL:
     engine = system = "postgresql"
 
-    def __init__(self, url: URL, read_only: bool) -> None:
+    def __init__(self, url: Url, read_only: bool) -> None:
         self.database = url.database or ""
         self.host, self.port = url.host or "localhost", url.port or 5432
         self._options: dict[str, Any] = {

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import aiosqlite
-from sqlalchemy.engine import URL
 
 from sampan.model.data import (
     Conflict,
@@ -24,6 +23,7 @@ from sampan.model.data import (
     UniqueViolation,
 )
 from sampan.service.data.pool import Result, Slot
+from sampan.service.data.url import Url
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class SQLite:
     engine = system = "sqlite"
     host, port = "", 0
 
-    def __init__(self, url: URL, read_only: bool) -> None:
+    def __init__(self, url: Url, read_only: bool) -> None:
         self.path = url.database or ""
         self.database = Path(self.path).stem
         self.read_only = read_only

@@ -9,26 +9,28 @@ broker drops it within its window, the consumers' inbox after that.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from sampan.model.data import DatabaseError
 from sampan.service.data.database import SqlDatabase
+from sampan.service.data.sql import Transaction
 from sampan.service.messaging.port import KEY, Broker, Message
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import from_headers
 from sampan.service.telemetry.metrics import Registry
 
 if TYPE_CHECKING:
-    from sampan.model.bound import Transaction
+    from sqlalchemy import TextClause
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from sampan.model import bound
 
 log = logging.getLogger("sampan.outbox")
 
@@ -47,10 +49,17 @@ _INSERT: Final = (
     "INSERT INTO sampan_outbox (event_id, topic, headers, payload, created) "
     "VALUES (:event_id, :topic, :headers, :payload, :created)"
 )
-_TEXT: Final = text(_INSERT)
 
 
-async def insert(session: AsyncSession | Transaction, message: Message) -> None:
+@functools.cache
+def clause(statement: str) -> TextClause:
+    """`statement` for a session of SQLAlchemy's, which whoever has one has imported."""
+    from sqlalchemy import text
+
+    return text(statement)
+
+
+async def insert(session: AsyncSession | bound.Transaction, message: Message) -> None:
     headers = {**message.headers, KEY: message.key} if message.key else message.headers
     row = {
         "event_id": message.id,
@@ -59,10 +68,10 @@ async def insert(session: AsyncSession | Transaction, message: Message) -> None:
         "payload": message.payload,
         "created": now(),
     }
-    if isinstance(session, AsyncSession):
-        await session.execute(_TEXT, row)
-    else:
+    if isinstance(session, Transaction):
         await session.execute(_INSERT, **row)
+    else:
+        await cast("AsyncSession", session).execute(clause(_INSERT), row)
     database = session.info.get("database")
     if database is not None and database.wake_relay is not None:
         session.info["sampan_wake"] = database.wake_relay
@@ -117,7 +126,7 @@ class Relay:
                 await self._measure()
                 await self._prune()
                 failing = False
-            except (DatabaseError, SQLAlchemyError, OSError, TimeoutError) as error:
+            except (DatabaseError, OSError, TimeoutError) as error:
                 (log.debug if failing else log.warning)("outbox of %s: %s", self.database.name, error)
                 failing = True
             try:
@@ -213,5 +222,5 @@ class Relay:
                         await self.broker.ready()
                         while await self.relay_once():
                             pass
-            except (DatabaseError, SQLAlchemyError, OSError, TimeoutError) as error:
+            except (DatabaseError, OSError, TimeoutError) as error:
                 log.warning("outbox of %s not emptied: %s", self.database.name, error)
