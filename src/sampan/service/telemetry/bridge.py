@@ -201,10 +201,6 @@ class Runtime(_RuntimeContext):
         self._attached: ContextVar[tuple[TheirContext, Context | None]] = ContextVar(
             "sampan_opentelemetry", default=(TheirContext(), None)
         )
-        # both, and the context made of them: FastAPI asks for it several times a request
-        self._joined: ContextVar[tuple[TheirContext, Context | None, TheirContext]] = ContextVar(
-            "sampan_opentelemetry_joined", default=(TheirContext(), None, TheirContext())
-        )
 
     def attach(self, context: TheirContext) -> Any:
         ours = _ours(context)
@@ -217,14 +213,14 @@ class Runtime(_RuntimeContext):
             return theirs
         if now is None:
             return TheirContext({key: value for key, value in theirs.items() if key != _SPAN_KEY})
-        known = self._joined.get()
-        if known[0] is theirs and known[1] is now:
-            return known[2]
+        known = now.joined
+        if known is not None and known[0] is theirs:
+            return known[1]  # type: ignore[no-any-return]
         joined: dict[str, object] = {**theirs, _SPAN_KEY: Span(now.span, now)}
         if now.baggage:
             joined |= _baggage(now.baggage)
         made = TheirContext(joined)
-        self._joined.set((theirs, now, made))
+        now.joined = theirs, made  # FastAPI asks for it several times a request
         return made
 
     def detach(self, token: Any) -> None:

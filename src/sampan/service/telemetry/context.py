@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from sampan.service.telemetry.tracing import Span
@@ -57,7 +57,7 @@ class Context:
 
     `fresh`: it came from elsewhere and no span bears it yet; the first one opened will. `remote`: its parent is in
     another process. `span`: the span that bears it, while there is one. `held`: spans that are kept or dropped when
-    the work is over, because the trace is not sampled.
+    the work is over, because the trace is not sampled. `joined`: what OpenTelemetry's API sees of it (`bridge.py`).
     """
 
     __slots__ = (
@@ -65,6 +65,7 @@ class Context:
         "deadline",
         "fresh",
         "held",
+        "joined",
         "parent_id",
         "remote",
         "request_id",
@@ -97,6 +98,7 @@ class Context:
         self.remote = self.fresh = False
         self.span: Span | None = None
         self.held: list[Span] | None = None
+        self.joined: tuple[Any, Any] | None = None
 
     @property
     def traceparent(self) -> str:

@@ -27,6 +27,7 @@ log = logging.getLogger("sampan.telemetry")
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 15.0  # between tries of one batch, times a factor between a half and one
 _PATIENCE: Final = 60.0  # then a batch is dropped
 _STOP_SECONDS: Final = 2.5  # for what is left at the end, of the 3 s that the lifecycle gives
+_SETTLE_SECONDS: Final = 0.25  # what the transport imports would keep the service from its first answer
 _SLICE: Final = 64  # spans encoded before others have their turn on the event loop
 
 # an encoded entry of ours; one of another scope, with that scope; a span that is encoded when it is its turn
@@ -103,6 +104,7 @@ class Exporter:
         await self.transport.close()
 
     async def _run(self) -> None:
+        await self._pause(_SETTLE_SECONDS)
         try:
             await self.transport.open()
         except Exception as error:  # a certificate that is not there, a package that is missing; the service goes on
