@@ -221,3 +221,13 @@ def test_owner_gone_dependents_go(wire: Wire, ns: str) -> None:
     wire.post(maps(ns), dependent)
     wire.delete(maps(ns, "owner"), {"propagationPolicy": "Background"})
     eventually(lambda: wire.get(maps(ns, "dependent")).code == 404)
+
+
+def test_items_of_a_list_do_not_name_their_kind_but_rows_of_a_table_do(wire: Wire, ns: str) -> None:
+    wire.post(maps(ns), config("a"))
+    assert not any({"kind", "apiVersion"} & item.keys() for item in wire.get(maps(ns))["items"])
+    accept = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    rows = wire.request("GET", maps(ns), headers=accept, includeObject="Object")["rows"]
+    assert {row["object"]["kind"] for row in rows} == {"ConfigMap"}
+    rows = wire.request("GET", maps(ns), headers=accept)["rows"]
+    assert {row["object"]["kind"] for row in rows} == {"PartialObjectMetadata"}

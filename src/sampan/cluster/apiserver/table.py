@@ -86,7 +86,9 @@ def reshape(call: Call, answer: Answer) -> Answer:
     if not isinstance(value, dict) or "metadata" not in value:
         return answer
     is_list = "items" in value
-    objects = value["items"] if is_list else [value]
+    resource = call.kind.resource
+    named = {"kind": resource.kind, "apiVersion": resource.api_version}  # as items of a list are not, and rows are
+    objects = [{**named, **item} for item in value["items"]] if is_list else [value]
     if shape == "Table":
         metadata = value["metadata"] if is_list else {"resourceVersion": value["metadata"].get("resourceVersion", "")}
         answer.obj = table(call.kind, objects, metadata, call.query.get("includeObject", "Metadata"))
