@@ -161,7 +161,9 @@ async def test_sessions_whose_server_dies_say_503(proxied: tuple[SqlDatabase, Fa
             await asyncio.sleep(0.01)
 
     await asyncio.gather(work(), work(), work(), cut())
-    assert {getattr(error, "http_status", None) for error in refused} == {503}, {repr(e) for e in refused if getattr(e, "http_status", None) != 503}
+    assert {getattr(error, "http_status", None) for error in refused} == {503}, {
+        repr(e) for e in refused if getattr(e, "http_status", None) != 503
+    }
 
 
 @pytest.mark.parametrize("kind", NETWORKED)
