@@ -69,7 +69,7 @@ def sink() -> Iterator[str]:
 
 
 def got(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         body: bytes = answer.read()
     return body.decode()
 
