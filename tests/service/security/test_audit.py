@@ -59,9 +59,13 @@ def edit(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
     path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
 
 
+def other(digit: bytes) -> bytes:
+    return b"1" if digit == b"0" else b"0"
+
+
 TAMPERED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "a letter changed": (lambda rows: [*rows[:4], rows[4].replace(b"ada", b"eve"), *rows[5:]], ":5 was changed"),
-    "a mac changed": (lambda rows: [*rows[:4], rows[4][:-4] + b"0" + rows[4][-3:], *rows[5:]], ":5 "),
+    "a mac changed": (lambda rows: [*rows[:4], rows[4][:-4] + other(rows[4][-4:-3]) + rows[4][-3:], *rows[5:]], ":5 "),
     "a line taken out": (lambda rows: rows[:4] + rows[5:], ":5 has number 6, after 4"),
     "the first line taken out": (lambda rows: rows[1:], "begins with number 2"),
     "a line doubled": (lambda rows: [*rows[:5], rows[4], *rows[5:]], ":6 has number 5, after 5"),
