@@ -30,6 +30,7 @@ MODULES: Final = (
     "sampan.service.cache.binding",
     "sampan.service.configuration.binding",
     "sampan.service.data.binding",
+    "sampan.service.data.engine",
     "sampan.service.data.database",
     "sampan.service.data.mysql",
     "sampan.service.data.sqlite",

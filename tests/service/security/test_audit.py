@@ -64,7 +64,7 @@ def other(digit: bytes) -> bytes:
 
 
 TAMPERED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
-    "a letter changed": (lambda rows: [*rows[:4], rows[4].replace(b"ada", b"eve"), *rows[5:]], ":5 was changed"),
+    "a letter changed": (lambda rows: [*rows[:4], rows[4].replace(b'"ada"', b'"eve"'), *rows[5:]], ":5 was changed"),
     "a mac changed": (lambda rows: [*rows[:4], rows[4][:-4] + other(rows[4][-4:-3]) + rows[4][-3:], *rows[5:]], ":5 "),
     "a line taken out": (lambda rows: rows[:4] + rows[5:], ":5 has number 6, after 4"),
     "the first line taken out": (lambda rows: rows[1:], "begins with number 2"),
