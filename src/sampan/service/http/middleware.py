@@ -353,7 +353,7 @@ class Middleware:
         times: tuple[float, float],
     ) -> Span:
         client, caller = scope.get("client"), scope.get("sampan.caller")
-        inner, context.span = context.span, None
+        inner, context.span, context.joined = context.span, None, None  # no cycle for the collector of garbage
         kept = context.sampled
         if context.held is not None:
             kept = self._settle(context, end[0] >= 500, times[1])

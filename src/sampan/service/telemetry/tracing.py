@@ -104,7 +104,7 @@ class Span:
         context = self.context
         if context is None:
             return
-        context.span = None
+        context.span = context.joined = None
         if context.sampled:
             emit(self)
         elif context.held is not None:
