@@ -125,8 +125,11 @@ def write_kubeconfig(path: Path, server: str, ca: Path, token: str) -> None:
     path.chmod(0o600)
 
 
-def start_real(directory: Path, *, controllers: bool = True) -> Target:
-    """etcd, kube-apiserver and, if asked for, kube-controller-manager over `directory`. Raises Missing."""
+def start_real(directory: Path, *, controllers: bool = True, durable: bool = True) -> Target:
+    """etcd, kube-apiserver and, if asked for, kube-controller-manager over `directory`. Raises Missing.
+
+    Where it need not be `durable`, etcd does not wait for the disk.
+    """
     programs = binaries()
     pki = Pki(directory / "pki")
     pki.ensure()
@@ -160,6 +163,7 @@ def start_real(directory: Path, *, controllers: bool = True) -> Target:
             ),
             *(f"--listen-peer-urls=http://127.0.0.1:{peer}", f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
             *(f"--initial-cluster=default=http://127.0.0.1:{peer}", "--log-level=warn"),
+            *(() if durable else ("--unsafe-no-fsync",)),
         )
         wait_ready(f"{client}/health", process, log)
         process, log = start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import ssl
@@ -126,8 +127,11 @@ class Wire:
     def delete(self, path: str, body: Any = None, **query: Any) -> Reply:
         return self.request("DELETE", path, body, **query)
 
-    def watch(self, path: str, seconds: int = 5, **query: Any) -> Iterator[Object]:
-        """The events of a watch of at most `seconds`, as they come. Raises AssertionError when it is refused."""
+    def watch(self, path: str, seconds: int = 5, quiet: float = 0, **query: Any) -> Iterator[Object]:
+        """The events of a watch of at most `seconds`, as they come, ended sooner by `quiet` seconds without any.
+
+        Raises AssertionError when it is refused.
+        """
         connection = self.connect(seconds + 30)
         try:
             parameters = urlencode({"watch": "true", "timeoutSeconds": seconds, **query})
@@ -135,8 +139,11 @@ class Wire:
             answer = connection.getresponse()
             if answer.status != 200:
                 raise AssertionError(Reply(answer.status, dict(answer.getheaders()), answer.read()))
-            while line := answer.readline():
-                yield json.loads(line)
+            if quiet and connection.sock is not None:
+                connection.sock.settimeout(quiet)
+            with contextlib.suppress(TimeoutError):
+                while line := answer.readline():
+                    yield json.loads(line)
         finally:
             connection.close()
 

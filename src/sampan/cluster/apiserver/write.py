@@ -13,12 +13,14 @@ from sampan.cluster.apiserver import decode, patching
 from sampan.cluster.apiserver.admission.gate import NeedsReview
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.conversion import NeedsConversion
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.strategy import Context
 from sampan.cluster.store import Entry, Remove, Store
 from sampan.kube import names, schema, zeros
 from sampan.kube.errors import ApiError, Cause, already_exists, bad_request, conflict, forbidden, invalid, not_found
 from sampan.kube.objects import Object, now
+from sampan.kube.patch import last_applied
 from sampan.kube.transport import APPLY_PATCH
 
 if TYPE_CHECKING:
@@ -140,16 +142,20 @@ class Writer:
         if not absent:
             applied["metadata"].setdefault("name", call.name)
         decode.check_name(call, applied)
+        note = last_applied.note_of(applied) if call.field_manager == last_applied.MANAGER else ""
         if call.namespace:
             applied["metadata"]["namespace"] = call.namespace
         decode.check_fields(call, kind, applied, repeated)
         wanted_version = applied["metadata"].get("resourceVersion")
 
         def change(current: Object | None) -> Object:
-            return patching.server_side(
+            made = patching.server_side(
                 current, applied, kind.schema, manager=call.field_manager, force=call.flag("force"),
                 subresource=call.subresource,
             )  # fmt: skip
+            if note:
+                last_applied.renew(made, note)
+            return made
 
         if absent and not call.subresource:
             if wanted_version:
@@ -225,6 +231,7 @@ class Writer:
             new = self.settle(kind, obj)
             if not tracked:  # before admission and strategy: what the server decides is nobody's
                 patching.track(None, new, self._storage_schema(kind), call.field_manager, call.subresource)
+            self.server.gate.mutate(call, new, None)
             kind.strategy.prepare_create(new, self.context(call, name))
             for admit in self.admission:
                 admit(call, new, None)
@@ -238,7 +245,7 @@ class Writer:
                     error.message = f"object is being deleted: {error.message}"
                 raise error
             call.warnings.extend(kind.strategy.warnings(new, None))
-            return new
+            return new if kind.crd is None else kind.inward(new)
 
         return await self._store(call, kind, key, mutate)
 
@@ -250,11 +257,12 @@ class Writer:
         def mutate(current: Entry | None) -> Object | Remove:
             if current is None:
                 raise not_found(resource.plural, call.name, resource.group)
-            old = current.object
-            wanted = change(kind.outward(msgspec.json.decode(current.encoded)))
+            # A custom kind is written in the version of the request and converted last, a built-in one first.
+            old = current.object if kind.crd is None else kind.seen(current.object)
+            wanted = change(kind.seen(msgspec.json.decode(current.encoded)))
             decode.check_owners(call, wanted)
             self._check_versions(call, wanted, old)
-            new = kind.inward(wanted)
+            new = kind.inward(wanted) if kind.crd is None else wanted
             self._carry_over(call, kind, new, old)
             new = self.settle(kind, new)
             if not tracked:
@@ -262,6 +270,7 @@ class Writer:
             kind.strategy.prepare_update(new, old, self.context(call, call.name))
             for admit in self.admission:
                 admit(call, new, old)
+            self.server.gate.mutate(call, new, old)
             metadata_causes = self._metadata_causes(kind, new, call.name) + self._finalizer_causes(new, old)
             causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
             more = lambda: kind.strategy.validate_update(new, old)  # noqa: E731
@@ -269,18 +278,28 @@ class Writer:
             call.warnings.extend(kind.strategy.warnings(new, old))
             self._bump(kind, new, old)
             self.server.gate.validate(call, new, old)
-            return Remove(new) if finished(new) else new
+            made = new if kind.crd is None else kind.inward(new)
+            return Remove(made) if finished(made) else made
 
         return await self._store(call, kind, call.key, mutate)
 
     async def _store(
         self, call: Call, kind: Kind, key: str, mutate: Callable[[Entry | None], Object | Remove | None]
     ) -> Entry:
+        review: NeedsReview | None = None
         while True:
             try:
-                return await self._store_once(call, kind, key, mutate)
+                if review is not None:
+                    await self.server.gate.review(review)
+                review = None
+                entry = await self._store_once(call, kind, key, mutate)
+                if call.charged:
+                    await self.server.gate.settle(call)
+                return entry
             except NeedsReview as need:
-                await self.server.gate.review(need)
+                review = need
+            except NeedsConversion as need:
+                await need.satisfy()
 
     async def _store_once(
         self, call: Call, kind: Kind, key: str, mutate: Callable[[Entry | None], Object | Remove | None]
@@ -312,7 +331,7 @@ class Writer:
 
     def settle(self, kind: Kind, obj: Object) -> Object:
         """Defaults, canonical forms, and only known fields, in the stored version."""
-        obj = kind.inward(obj)
+        obj = kind.inward(obj) if kind.crd is None else obj
         node = self._storage_schema(kind)
         if kind.crd is not None:
             obj = schema.apply_defaults(node, schema.prune(node, obj))

@@ -11,6 +11,7 @@ from typing import Any
 from sampan.kube.errors import ApiError, bad_request
 from sampan.kube.objects import Object
 from sampan.kube.patch import fields as sets
+from sampan.kube.patch import last_applied
 from sampan.kube.patch import managed_fields as managed
 from sampan.kube.patch.fields import Fields, Path
 from sampan.kube.patch.managed_fields import APPLY, UPDATE, Entry, Manager, Managers
@@ -62,6 +63,9 @@ def apply(
         merged = {**merged, "metadata": {**merged["metadata"], "managedFields": live["metadata"]["managedFields"]}}
     changed, removed = managed.changes(schema, live, merged)
     conflicts = _conflicts(managers, who, changed)
+    if conflicts and not force and manager == last_applied.MANAGER and live is not None:
+        own = last_applied.fields_of(live, schema)
+        conflicts = [(other, path) for other, path in conflicts if not sets.contains(own, path)]
     if conflicts and not force:
         raise conflict_error(conflicts)
     same = live is not None and not changed and not removed

@@ -1,23 +1,35 @@
-"""Random operations, valid and nearly valid, from a seed. An operation is data: it reads the same on both sides."""
+"""Random operations, valid and nearly valid, from a seed. An operation is data: it reads the same on both sides.
+
+What only one side knows is written as a word that the runner replaces: `$UID`, `$VERSION` and `$STALE` are the uid, the
+resourceVersion and an earlier one of the object at the operation's path, as that side last saw it.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.conformance.kubernetes.fuzz.kinds import KINDS, NAMESPACE, Object, labels
+from tests.conformance.kubernetes.fuzz.kinds import KINDS, Object, labels
 from tests.conformance.kubernetes.wire import APPLY, JSON, JSON_PATCH, MERGE, STRATEGIC
 
 NAMES = ("a", "b", "c")
+GENERATED = "gen-"
 MANAGERS = ("m1", "m2", "m3")
 STRANGE: tuple[Any, ...] = (None, "", "x", 0, -1, 1, 1.5, True, [], {}, ["x"], {"x": "y"}, "1", "A_b", 2**40)
+YAML, TABLE = "application/yaml", "application/json;as=Table;v=v1;g=meta.k8s.io"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass
 class Operation:
-    """`base`: what an update starts from - the object as this side last read it - before `edit` is applied."""
+    """`base`: what an update starts from - the object as this side last read it - before the body is laid over it.
+
+    `pages`: a list is read to its end, page by page.
+    """
 
     method: str
     path: str
@@ -25,6 +37,8 @@ class Operation:
     content_type: str = JSON
     query: dict[str, str] = field(default_factory=dict)
     base: bool = False
+    pages: bool = False
+    accept: str = JSON
 
     def __str__(self) -> str:
         query = "&".join(f"{k}={v}" for k, v in self.query.items())
@@ -32,34 +46,28 @@ class Operation:
 
 
 def root(kind: str) -> str:
-    version = kind.rpartition("/")[0]
+    version, _, _ = kind.rpartition("/")
     prefix = f"/apis/{version}" if "/" in version else f"/api/{version}"
-    return f"{prefix}/namespaces/{NAMESPACE}/{KINDS[kind].path}"
+    namespace = KINDS[kind].namespace
+    return f"{prefix}/namespaces/{namespace}/{KINDS[kind].path}" if namespace else f"{prefix}/{KINDS[kind].path}"
 
 
 def whole(rng: random.Random, kind: str, name: str) -> Object:
-    made = {
-        "apiVersion": kind.rpartition("/")[0],
-        "kind": kind.rpartition("/")[2],
-        "metadata": {"name": name},
-        **KINDS[kind].make(rng),
-    }
+    version, _, word = kind.rpartition("/")
+    made: Object = {"apiVersion": version, "kind": word, "metadata": {"name": name}, **KINDS[kind].make(rng)}
+    metadata = made["metadata"]
     if rng.random() < 0.4:
-        made["metadata"]["labels"] = labels(rng)
+        metadata["labels"] = labels(rng)
     if rng.random() < 0.2:
-        made["metadata"]["annotations"] = {"note": rng.choice(["1", "2"])}
+        metadata["annotations"] = {"note": rng.choice(["1", "2"])}
     if rng.random() < 0.06:
-        made["metadata"]["finalizers"] = [rng.choice(["example.com/f", "bad finalizer", "example.com/g"])]
+        metadata["finalizers"] = [rng.choice(["example.com/f", "bad finalizer", "example.com/g"])]
     if rng.random() < 0.05:
-        made["metadata"]["ownerReferences"] = [
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "name": "o",
-                "uid": "u1",
-                **rng.choice([{}, {"controller": True}]),
-            }
-        ]
+        owner: Object = {"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u1"}
+        more: list[Object] = [{}, {"controller": True}, {"blockOwnerDeletion": False}]
+        metadata["ownerReferences"] = [{**owner, **rng.choice(more)}]
+        if rng.random() < 0.2:
+            metadata["ownerReferences"].append({**owner, **rng.choice([{"uid": "u2"}, {"controller": True}, {}])})
     return made
 
 
@@ -95,48 +103,183 @@ def spoil(rng: random.Random, obj: Object) -> Object:
     return made
 
 
-def operation(rng: random.Random) -> Operation:
-    kind = rng.choice(list(KINDS))
-    fuzzed, name = KINDS[kind], rng.choice(NAMES)
-    path = f"{root(kind)}/{name}"
-    obj = whole(rng, kind, name)
+def repeated(rng: random.Random, obj: Object) -> str:
+    """`obj` as text in which one field is named twice."""
+    text = json.dumps(obj)
+    starts = [place for place, sign in enumerate(text) if sign == "{" and text[place + 1] == '"']
+    place = rng.choice(starts) + 1
+    name = text[place : text.index(":", place) + 1]
+    return f"{text[:place]}{name} {json.dumps(rng.choice(STRANGE[:6]))}, {text[place:]}"
+
+
+# -- the operations: each makes one of an object of `kind`; what cannot be asked of the kind is None
+
+
+def create(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    if rng.random() < 0.06:
+        obj["metadata"].pop("name", None)
+        obj["metadata"]["generateName"] = GENERATED
+    return Operation("POST", root(kind), obj, rng.choice([JSON] * 9 + [YAML]))
+
+
+def create_as_kubectl(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    """What `kubectl apply` does first: the object with itself noted down."""
+    _note(obj)
+    return Operation("POST", root(kind), obj, query={"fieldManager": "kubectl-client-side-apply"})
+
+
+def patch_as_kubectl(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    _note(obj)
+    form = MERGE if KINDS[kind].custom else STRATEGIC
+    return Operation("PATCH", path, obj, form, {"fieldManager": "kubectl-client-side-apply"})
+
+
+def apply_as_kubectl(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    """`kubectl apply --server-side` over what `kubectl apply` made."""
     if rng.random() < 0.3:
-        obj = spoil(rng, obj)
-    query: dict[str, str] = {}
+        obj = {key: obj[key] for key in ("apiVersion", "kind", "metadata")}
+        _note(obj)
+        return Operation("PATCH", path, obj, APPLY, {"fieldManager": "kubectl-last-applied"})
+    return Operation("PATCH", path, obj, APPLY, {"fieldManager": "kubectl", **_forced(rng)})
+
+
+def _note(obj: Object) -> None:
+    annotations = obj["metadata"].get("annotations")
+    obj["metadata"]["annotations"] = annotations if isinstance(annotations, dict) else {}
+    obj["metadata"]["annotations"][LAST_APPLIED] = json.dumps(obj, separators=(",", ":")) + "\n"
+
+
+def _forced(rng: random.Random) -> dict[str, str]:
+    return {"force": "true"} if rng.random() < 0.4 else {}
+
+
+def update(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    if rng.random() < 0.12:
+        obj["metadata"] |= rng.choice(
+            [{"resourceVersion": "$VERSION"}, {"resourceVersion": "$STALE"}, {"uid": "$UID"}, {"uid": "none"}]
+        )
+        return Operation("PUT", path, obj)
+    return Operation("PUT", path, obj, rng.choice([JSON] * 9 + [YAML]), base=rng.random() < 0.85)
+
+
+def merge_patch(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    return Operation("PATCH", path, _partial(rng, obj), MERGE)
+
+
+def strategic_patch(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    part = _partial(rng, obj)
     if rng.random() < 0.15:
-        query["fieldValidation"] = rng.choice(["Strict", "Warn", "Ignore"])
-    if rng.random() < 0.04:
-        query["dryRun"] = "All"
-    choice = rng.random()
-    if choice < 0.26:
-        return Operation("POST", root(kind), obj, JSON, query)
-    if choice < 0.38:
-        return Operation("PUT", path, obj, JSON, query, base=rng.random() < 0.8)
-    if choice < 0.48:
-        return Operation("PATCH", path, _partial(rng, obj), MERGE, query)
-    if choice < 0.58:
-        return Operation("PATCH", path, _partial(rng, obj), STRATEGIC, query)
-    if choice < 0.63:
-        return Operation("PATCH", path, _json_patch(rng, obj), JSON_PATCH, query)
-    if choice < 0.78:
-        manager = {"fieldManager": rng.choice(MANAGERS), **({"force": "true"} if rng.random() < 0.4 else {})}
-        return Operation("PATCH", path, obj, APPLY, {**query, **manager})
-    if choice < 0.84 and fuzzed.subresources:
-        return _subresource(rng, kind, path, obj, query)
-    if choice < 0.93:
-        return Operation("DELETE", path, _delete_options(rng), JSON, {})
-    if choice < 0.97:
-        return Operation("GET", path)
-    selector = rng.choice(
+        _direct(rng, part)
+    return Operation("PATCH", path, part, STRATEGIC)
+
+
+def json_patch(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    return Operation("PATCH", path, _json_patch(rng, obj), JSON_PATCH)
+
+
+def apply(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    return Operation("PATCH", path, obj, APPLY, {"fieldManager": rng.choice(MANAGERS), **_forced(rng)})
+
+
+def subresource(rng: random.Random, kind: str, path: str, obj: Object) -> Operation | None:
+    """A write to /status, /scale or /finalize: by any of the verbs, and by managers of their own."""
+    if not KINDS[kind].subresources:
+        return None
+    name = rng.choice(KINDS[kind].subresources)
+    base: Object = {key: obj[key] for key in ("apiVersion", "kind")} | {"metadata": {"name": path.rpartition("/")[2]}}
+    how = rng.random()
+    if name == "finalize":
+        finalizers: list[Any] = [["kubernetes"], [], ["kubernetes", "x.io/f"], ["bad f"]]
+        return Operation("PUT", f"{path}/finalize", base | {"spec": {"finalizers": rng.choice(finalizers)}})
+    if name == "scale":
+        spec = {"spec": {"replicas": rng.choice([0, 1, 2, -1, "x"])}}
+        scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": base["metadata"], **spec}
+        if how < 0.2:
+            return Operation("GET", f"{path}/scale")
+        if how < 0.35:
+            return Operation("PUT", f"{path}/scale", scale)
+        if how < 0.55:
+            query = {"fieldManager": rng.choice(MANAGERS), **_forced(rng)}
+            return Operation("PATCH", f"{path}/scale", scale, APPLY, query)
+        return Operation("PATCH", f"{path}/scale", spec, MERGE)
+    status: Object = rng.choice(
         [
-            {},
-            {"labelSelector": "app=x"},
-            {"labelSelector": "app in (x,y),!tier"},
-            {"fieldSelector": "metadata.name!=a"},
-            {"limit": "1"},
+            {"observedGeneration": 1}, {"replicas": 1}, {"conditions": []}, {"phase": "Running"}, {"size": 3}, {},
+            {"conditions": [{"type": rng.choice(["Ready", "Other"]), "status": "True"}]}, {"ready": True},
         ]
-    )
-    return Operation("GET", root(kind), query=dict(selector))
+    )  # fmt: skip
+    status_path = f"{path}/status"
+    if how < 0.15:
+        return Operation("PUT", status_path, {**obj, "status": status}, base=rng.random() < 0.8)
+    if how < 0.4:
+        query = {"fieldManager": rng.choice(MANAGERS), **_forced(rng)}
+        return Operation("PATCH", status_path, base | {"status": status}, APPLY, query)
+    patch = {"status": status, **rng.choice([{}, {"spec": {}}, {"metadata": {"labels": {"app": "z"}}}])}
+    return Operation("PATCH", status_path, patch, STRATEGIC if how < 0.5 else MERGE)
+
+
+def delete(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    return Operation("DELETE", path, _delete_options(rng))
+
+
+def delete_collection(rng: random.Random, kind: str, path: str, obj: Object) -> Operation | None:
+    if not KINDS[kind].namespace:
+        return None
+    return Operation("DELETE", root(kind), _delete_options(rng), query=dict(rng.choice(SELECTORS)))
+
+
+def read(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    return Operation("GET", path, accept=rng.choice([JSON, TABLE]))
+
+
+def read_list(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    namespaced = bool(KINDS[kind].namespace)
+    chosen = rng.random()
+    if chosen < 0.25 and namespaced:
+        return Operation("GET", root(kind), query={"limit": rng.choice("12")}, pages=True)
+    query = dict(rng.choice(SELECTORS if namespaced else SELECTORS[1:3]))
+    return Operation("GET", root(kind), query=query, accept=rng.choice([JSON, JSON, TABLE]) if namespaced else JSON)
+
+
+SELECTORS: tuple[dict[str, str], ...] = (
+    {},
+    {"labelSelector": "app=x"},
+    {"labelSelector": "app in (x,y),!tier"},
+    {"fieldSelector": "metadata.name!=a"},
+    {"fieldSelector": "metadata.name=b"},
+    {"fieldSelector": "spec.nodeName=x"},
+    {"labelSelector": "app in ("},
+)
+
+Maker = Callable[[random.Random, str, str, Object], Operation | None]
+VERBS: tuple[tuple[int, Maker], ...] = (
+    (24, create), (2, create_as_kubectl), (2, patch_as_kubectl), (3, apply_as_kubectl), (12, update), (10, merge_patch),
+    (10, strategic_patch), (5, json_patch), (14, apply), (9, subresource), (8, delete), (1, delete_collection),
+    (3, read), (4, read_list),
+)  # fmt: skip
+WEIGHTS, MAKERS = [weight for weight, _ in VERBS], [maker for _, maker in VERBS]
+
+
+def operation(rng: random.Random, kinds: list[str]) -> Operation:
+    """One operation on one of `kinds`."""
+    while True:
+        kind, name = rng.choice(kinds), rng.choice(NAMES)
+        obj = whole(rng, kind, name)
+        if rng.random() < 0.3 and isinstance((spoilt := spoil(rng, obj)).get("metadata"), dict):
+            obj = spoilt
+        made = rng.choices(MAKERS, WEIGHTS)[0](rng, kind, f"{root(kind)}/{name}", obj)
+        if made is not None:
+            break
+    if made.method in ("POST", "PUT", "PATCH"):
+        if rng.random() < 0.15:
+            made.query["fieldValidation"] = rng.choice(["Strict", "Warn", "Ignore"])
+        if isinstance(made.body, dict) and made.body and not made.base and rng.random() < 0.03:
+            made.body = repeated(rng, made.body)
+        if made.method != "PATCH" and rng.random() < 0.1:
+            made.query["fieldManager"] = rng.choice(MANAGERS)
+        if rng.random() < 0.04:
+            made.query["dryRun"] = "All"
+    return made
 
 
 def _partial(rng: random.Random, obj: Object) -> Object:
@@ -162,9 +305,35 @@ def _partial(rng: random.Random, obj: Object) -> Object:
                 {"annotations": {"note": None}},
                 {"finalizers": None},
                 {"labels": {"app": None}},
+                {"resourceVersion": "$VERSION"},
+                {"resourceVersion": "$STALE"},
+                {"uid": "$UID"},
+                {"managedFields": [{}]},
             ]
         )
     return part
+
+
+def _direct(rng: random.Random, part: Object) -> None:
+    """Add a directive of the strategic merge to one of its maps."""
+    maps = [part]
+    for path in places(part):
+        value: Any = part
+        for key in path:
+            value = value[key]
+        if isinstance(value, dict):
+            maps.append(value)
+    chosen = rng.choice(maps)
+    lists = [key for key, value in chosen.items() if isinstance(value, list) and value]
+    if lists and rng.random() < 0.5:
+        key = rng.choice(lists)
+        order = [{"name": item["name"]} if isinstance(item, dict) and "name" in item else item for item in chosen[key]]
+        rng.shuffle(order)
+        chosen[f"$setElementOrder/{key}"] = order
+    elif rng.random() < 0.3:
+        chosen["$retainKeys"] = list(chosen)
+    else:
+        chosen["$patch"] = rng.choice(["replace", "delete", "merge", "odd"])
 
 
 def _json_patch(rng: random.Random, obj: Object) -> list[Object]:
@@ -176,18 +345,9 @@ def _json_patch(rng: random.Random, obj: Object) -> list[Object]:
     return steps
 
 
-def _subresource(rng: random.Random, kind: str, path: str, obj: Object, query: dict[str, str]) -> Operation:
-    name = rng.choice(KINDS[kind].subresources)
-    if name == "scale":
-        return Operation("PATCH", f"{path}/scale", {"spec": {"replicas": rng.choice([0, 1, 2, -1, "x"])}}, MERGE, query)
-    status = rng.choice(
-        [{"observedGeneration": 1}, {"replicas": 1}, {"conditions": []}, {"phase": "Running"}, {"size": 3}, {}]
-    )
-    patch = {"status": status, **rng.choice([{}, {"spec": {}}, {"metadata": {"labels": {"app": "z"}}}])}
-    return Operation("PATCH", f"{path}/status", patch, MERGE, query)
-
-
 def _delete_options(rng: random.Random) -> Object | None:
     options: list[Object | None] = [None, {}, {"gracePeriodSeconds": 0}, {"gracePeriodSeconds": 0}]
     options += [{"propagationPolicy": policy} for policy in ("Background", "Foreground", "Orphan", "Never")]
-    return rng.choice([*options, {"preconditions": {"uid": "none"}}, {"dryRun": ["All"]}])
+    options += [{"preconditions": {"uid": uid}} for uid in ("none", "$UID")]
+    options += [{"preconditions": {"resourceVersion": version}} for version in ("$VERSION", "$STALE")]
+    return rng.choice([*options, {"orphanDependents": True}, {"dryRun": ["All"]}])

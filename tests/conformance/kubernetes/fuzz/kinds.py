@@ -7,18 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tests.conformance.kubernetes.fuzz import more_kinds as more
+
 Object = dict[str, Any]
-NAMESPACE = "fuzz"
+NAMESPACE, APART = "fuzz", "fuzz-apart"
+"""Where most objects are made; where those are that would change what may be made beside them."""
 
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """A kind and how a valid object of it is made."""
+    """A kind and how a valid object of it is made. `namespace`: empty for a cluster-scoped kind."""
 
     path: str
     make: Callable[[random.Random], Object]
     subresources: tuple[str, ...] = ()
     custom: bool = False
+    namespace: str = NAMESPACE
 
 
 def labels(rng: random.Random) -> dict[str, str]:
@@ -147,6 +151,12 @@ def stateful_set(rng: random.Random) -> Object:
             }
         ]
     return {"spec": spec}
+
+
+def replication_controller(rng: random.Random) -> Object:
+    selected = {"app": rng.choice("xy")}
+    spec: Object = {"template": template(rng, selected), **rng.choice([{}, {"replicas": 1}, {"minReadySeconds": 1}])}
+    return {"spec": {**spec, **rng.choice([{}, {"selector": selected}, {"selector": {"app": "z"}}])}}
 
 
 def job(rng: random.Random) -> Object:
@@ -379,4 +389,32 @@ KINDS: dict[str, Fuzzed] = {
         lambda rng: {"spec": {"holderIdentity": rng.choice("ab"), "leaseDurationSeconds": rng.choice([15, 0])}},
     ),
     "fuzz.example.com/v1/Widget": Fuzzed("widgets", widget, ("status", "scale"), custom=True),
+    "v1/ReplicationController": Fuzzed("replicationcontrollers", replication_controller, ("status", "scale")),
+    "v1/PodTemplate": Fuzzed("podtemplates", lambda rng: {"template": template(rng, {"app": "x"})}),
+    "v1/Endpoints": Fuzzed("endpoints", more.endpoints),
+    "v1/Event": Fuzzed("events", more.core_event),
+    "v1/ResourceQuota": Fuzzed("resourcequotas", more.resource_quota, ("status",), namespace=APART),
+    "v1/LimitRange": Fuzzed("limitranges", more.limit_range, namespace=APART),
+    "apps/v1/ControllerRevision": Fuzzed("controllerrevisions", more.controller_revision),
+    "discovery.k8s.io/v1/EndpointSlice": Fuzzed("endpointslices", more.endpoint_slice),
+    "autoscaling/v1/HorizontalPodAutoscaler": Fuzzed("horizontalpodautoscalers", more.autoscaler_v1, ("status",)),
+    "events.k8s.io/v1/Event": Fuzzed("events", more.event),
+    "rbac.authorization.k8s.io/v1/ClusterRole": Fuzzed("clusterroles", more.cluster_role, namespace=""),
+    "rbac.authorization.k8s.io/v1/ClusterRoleBinding": Fuzzed(
+        "clusterrolebindings", more.cluster_role_binding, namespace=""
+    ),
+    "v1/PersistentVolume": Fuzzed("persistentvolumes", more.volume, ("status",), namespace=""),
+    "v1/Node": Fuzzed("nodes", more.node, ("status",), namespace=""),
+    "v1/Namespace": Fuzzed("namespaces", more.namespace, ("status", "finalize"), namespace=""),
+    "storage.k8s.io/v1/StorageClass": Fuzzed("storageclasses", more.storage_class, namespace=""),
+    "scheduling.k8s.io/v1/PriorityClass": Fuzzed("priorityclasses", more.priority_class, namespace=""),
+    "networking.k8s.io/v1/IngressClass": Fuzzed("ingressclasses", more.ingress_class, namespace=""),
+    "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy": Fuzzed(
+        "validatingadmissionpolicies", more.admission_policy, ("status",), namespace=""
+    ),
+    "admissionregistration.k8s.io/v1/ValidatingWebhookConfiguration": Fuzzed(
+        "validatingwebhookconfigurations", more.webhooks, namespace=""
+    ),
+    "fuzz.example.com/v1/Gadget": Fuzzed("gadgets", more.gadget_v1, ("status",), custom=True, namespace=""),
+    "fuzz.example.com/v2/Gadget": Fuzzed("gadgets", more.gadget_v2, ("status",), custom=True, namespace=""),
 }

@@ -1,26 +1,30 @@
-"""Runs the operations of a seed on both servers, in step, and tells where they differ."""
+"""Runs the operations of a seed on both servers and tells where they differ.
+
+Operations go out in batches, each side at its own pace; within a batch the operations of a side follow one another.
+After a difference the object concerned is left out until the batch ends, and is then removed on both sides, so that one
+defect is not counted again and again.
+"""
 
 from __future__ import annotations
 
-import copy
-import http.client
 import random
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.conformance.kubernetes.fuzz.compare import differences, normal, plain
+from tests.conformance.kubernetes.fuzz.compare import differences
 from tests.conformance.kubernetes.fuzz.generate import NAMES, Operation, operation, root
-from tests.conformance.kubernetes.fuzz.kinds import KINDS, NAMESPACE, WIDGET
+from tests.conformance.kubernetes.fuzz.kinds import KINDS
+from tests.conformance.kubernetes.fuzz.side import BROKEN, Both, Side, Watch, answer, key_of
 from tests.conformance.kubernetes.wire import Reply, Wire
 
-Object = dict[str, Any]
-BROKEN = 599
-"""For a connection closed without an answer: the real API server does so where it panics over a request."""
+BATCH = 40
+HISTORY = 8
+"""Operations on an object that are shown before one that differed."""
 
 
 @dataclass
@@ -28,19 +32,26 @@ class Difference:
     number: int
     operation: Operation
     lines: list[str]
-    before: Any
+    history: list[str] = field(default_factory=list)
 
     @property
     def shape(self) -> str:
         """What kind of difference it is, without names and values that vary, to count the like."""
-        kind = re.sub(r"/[abc](/|$)", r"/_\1", self.operation.path).split(f"/{NAMESPACE}/")[-1]
+        kind = re.sub(r"/[abc](/|$)", r"/_\1", self.operation.path)
+        kind = re.sub(r"^/apis?/|namespaces/fuzz(-apart)?/", "", kind)
         line = re.sub(r"\d+", "0", self.lines[0])[:160]
         return f"{self.operation.method} {kind} {self.operation.content_type.rpartition('/')[2][:12]} {line}"
 
 
 @dataclass
 class Result:
+    """What was done and found. `left_out`: operations on an object that had just differed."""
+
     operations: int = 0
+    left_out: int = 0
+    watches: int = 0
+    events: int = 0
+    states: int = 0
     seconds: float = 0.0
     found: list[Difference] = field(default_factory=list)
     codes: Counter[int] = field(default_factory=Counter)
@@ -50,66 +61,107 @@ class Result:
         return Counter(difference.shape for difference in self.found)
 
 
-class Side:
-    """One server, and the object each path last read as, for updates that start from it."""
+class Run:
+    def __init__(self, both: Both, rng: random.Random, kinds: list[str]) -> None:
+        self.both, self.rng, self.kinds, self.result = both, rng, kinds, Result()
+        self.history: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=HISTORY))
+        self.spoiled: set[str] = set()
+        """Objects that differed since the last comparison of everything."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
+    def batch(self, size: int) -> None:
+        asked = [operation(self.rng, self.kinds) for _ in range(size)]
+        real, ours = self.both(lambda side: [side.run(one) for one in asked])
+        spoiled: set[str] = set()
+        for one, a, b in zip(asked, real, ours, strict=True):
+            self._compare(one, a, b, spoiled)
+        if spoiled:
+            self.spoiled |= spoiled
+            roots = {root(kind).rpartition("/")[2]: root(kind) for kind in KINDS}
+            paths = [f"{roots[key.partition('/')[0]]}/{key.partition('/')[2]}" for key in sorted(spoiled)]
+            self.both(lambda side: side.remove_all(paths))
 
-    def set_up(self) -> None:
-        for path, body in (
-            ("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}}),
-            (  # without a token volume: docs/conformance.md
-                f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts",
-                {"metadata": {"name": "default"}, "automountServiceAccountToken": False},
-            ),
-            ("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", WIDGET),
-        ):
-            reply = self.wire.post(path, body)
-            assert reply.code in (201, 409), reply
-        give_up = time.monotonic() + 30
-        while self.wire.get(root("fuzz.example.com/v1/Widget")).code != 200:
-            assert time.monotonic() < give_up, "the custom resource is not served"
-            time.sleep(0.05)
-        self.start = {kind: self.version(kind) for kind in KINDS}
+    def _compare(self, asked: Operation, real: Reply, ours: Reply, spoiled: set[str]) -> None:
+        key = key_of(asked.path)
+        keys = {key} if "/" in key else {f"{key}/{name}" for name in NAMES}
+        if keys & spoiled:
+            self.result.left_out += 1
+            spoiled |= keys if asked.method == "DELETE" else set()
+            return
+        self.result.operations += 1
+        self.result.codes[real.code] += 1
+        lines = differences(answer(real), answer(ours)) if real.code != BROKEN or ours.code >= 500 else []
+        if lines:
+            told = list(self.history[key])
+            self.result.found.append(Difference(self.result.operations, asked, lines, told))
+        if lines or real.code == BROKEN:
+            name = asked.body.get("metadata", {}).get("name") if isinstance(asked.body, dict) else None
+            one = asked.method == "POST" and name in NAMES
+            spoiled |= {f"{key}/{name}"} if one else keys
+        for each in keys if asked.method != "GET" and "/" not in key else {key}:
+            self.history[each].append(f"{real.code} {asked}")
 
-    def version(self, kind: str) -> str:
-        return str(self.wire.get(root(kind))["metadata"]["resourceVersion"])
-
-    def run(self, asked: Operation) -> Reply:
-        body = asked.body
-        if asked.base:
-            present = self.wire.get(asked.path)
-            if present.code == 200:
-                body = {**copy.deepcopy(present.body), **{k: v for k, v in body.items() if k != "metadata"}}
-                metadata = asked.body.get("metadata")
-                if isinstance(metadata, dict) and "labels" in metadata:
-                    body["metadata"]["labels"] = metadata["labels"]
-        try:
-            return self.wire.request(
-                asked.method, asked.path, body, content_type=asked.content_type, **dict[str, Any](asked.query)
-            )
-        except (http.client.HTTPException, ConnectionError):
-            return Reply(BROKEN, {}, b"null")
-
-    def events(self, kind: str) -> list[Any]:
-        """All changes since the start, as a watch tells them."""
-        events = self.wire.watch(root(kind), seconds=1, resourceVersion=self.start[kind])
-        return [(event["type"], plain(event["object"])) for event in events]
-
-    def state(self, kind: str) -> Any:
-        return normal(self.wire.get(root(kind)))
-
-    def clear(self) -> None:
-        """Remove everything, finalizers or not."""
-        for kind in KINDS:
-            for item in self.wire.get(root(kind)).body["items"]:
-                if item["metadata"]["name"] not in NAMES:
+    def compare_all(self) -> None:
+        """What is stored, and what watches tell of the time since the last comparison."""
+        for kind in self.kinds:
+            a, b = self.both(lambda side, kind=kind: side.state(kind))  # type: ignore[misc]
+            plural = KINDS[kind].path
+            for name in sorted(a.keys() | b.keys()):
+                if f"{plural}/{name}" in self.spoiled:
                     continue
-                path = f"{root(kind)}/{item['metadata']['name']}"
-                if item["metadata"].get("finalizers"):
-                    self.wire.patch(path, {"metadata": {"finalizers": None}})
-                self.wire.delete(path, {"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
+                self.result.states += 1
+                if lines := differences(a.get(name, "(absent)"), b.get(name, "(absent)")):
+                    asked = Operation("STATE", f"{root(kind)}/{name}")
+                    told = list(self.history[f"{plural}/{name}"])
+                    self.result.found.append(Difference(self.result.operations, asked, lines, told))
+        watches = [self._a_watch(kind) for kind in self.kinds] + [Watch(kind, "start") for kind in self.kinds]
+        for watch, a, b in self._watched(watches):
+            self.result.watches += 1
+            self.result.events += len(a)
+            if lines := _event_differences(a, b):
+                asked = Operation("WATCH", root(watch.kind), query={"since": watch.since, **dict(watch.query)})
+                self.result.found.append(Difference(self.result.operations, asked, lines))
+        self.spoiled.clear()
+        self.history.clear()
+
+    def _watched(self, watches: list[Watch]) -> list[tuple[Watch, list[Any], list[Any]]]:
+        """What both sides tell. Where they differ perhaps one was only slow: those are asked again, with more time."""
+        rows: dict[Watch, tuple[list[Any], list[Any]]] = {}
+        again = list(dict.fromkeys(watches))
+        for quiet in (0.3, 2.0):
+            real, ours = self.both(lambda side, again=again, quiet=quiet: side.events(again, quiet))  # type: ignore[misc]
+            for watch, a, b in zip(again, real, ours, strict=True):
+                rows[watch] = self._kept(watch, a), self._kept(watch, b)
+            again = [watch for watch in again if rows[watch][0] != rows[watch][1]]
+        return [(watch, a, b) for watch, (a, b) in rows.items()]
+
+    def _a_watch(self, kind: str) -> Watch:
+        return Watch(kind, *self.rng.choice(WATCHES))
+
+    def _kept(self, watch: Watch, events: list[Any]) -> list[Any]:
+        return [event for event in events if f"{KINDS[watch.kind].path}/{event[1]}" not in self.spoiled]
+
+
+WATCHES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    ("middle", ()),
+    ("start", (("labelSelector", "app=x"),)),
+    ("start", (("labelSelector", "app notin (x,y)"),)),
+    ("middle", (("fieldSelector", "metadata.name=a"),)),
+    ("start", (("fieldSelector", "metadata.name!=b"), ("labelSelector", "!tier"))),
+    ("", ()),
+    ("", (("resourceVersion", "0"), ("labelSelector", "app"))),
+    ("", (("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan"), ("allowWatchBookmarks", "true"))),
+)
+"""From where, and of what, watches are compared besides those of everything from the start."""
+
+
+def _event_differences(real: list[Any], ours: list[Any]) -> list[str]:
+    for index, (a, b) in enumerate(zip(real, ours, strict=False)):
+        if lines := differences({"type": a[0], "name": a[1]}, {"type": b[0], "name": b[1]}) or differences(a[2], b[2]):
+            return [*lines, f"event {index} of {len(real)}, {len(ours)}: {a[0]} {a[1]}"]
+    if len(real) != len(ours):
+        more = max(real, ours, key=len)[min(len(real), len(ours))]
+        return [f"number of events: {len(real)} -> {len(ours)}", f"first missing or extra: {more}"[:900]]
+    return []
 
 
 def run(
@@ -118,14 +170,14 @@ def run(
     *,
     seed: int,
     operations: int,
-    fresh: int = 500,
+    fresh: int = 800,
+    minutes: float = 0,
+    kinds: list[str] | None = None,
     progress: Callable[[Result], None] = lambda _: None,
 ) -> Result:
-    """`operations` random operations. After every `fresh` of them both sides are compared whole and emptied.
-
-    After a difference the object concerned is removed on both sides, so that one defect is not counted again and again.
-    """
-    rng, result, began = random.Random(seed), Result(), time.monotonic()
+    """`operations` random operations, or as many as go into `minutes`. After every `fresh` of them everything stored
+    and all watches are compared, and both sides emptied."""
+    began = time.monotonic()
     sides = (Side(real), Side(ours))
     with ThreadPoolExecutor(2) as pool:
 
@@ -133,37 +185,21 @@ def run(
             first, second = pool.map(call, sides)
             return first, second
 
+        running = Run(both, random.Random(seed), kinds or list(KINDS))
+        result = running.result
         both(Side.set_up)
-        for number in range(operations):
-            asked = operation(rng)
-            a, b = both(lambda side, asked=asked: side.run(asked))  # type: ignore[misc]
-            result.operations += 1
-            result.codes[a.code] += 1
-            lines = differences(normal(a), normal(b)) if a.code != BROKEN or b.code >= 500 else []
-            if a.code == BROKEN:
-                both(lambda side, asked=asked: _forget(side, asked))  # type: ignore[misc]
-            if lines:
-                before = normal(b)["body"] if b.code < 300 else None
-                result.found.append(Difference(number, asked, lines, before))
-                both(lambda side, asked=asked: _forget(side, asked))  # type: ignore[misc]
-            if (number + 1) % fresh == 0:
-                _compare_whole(both, number, result)
-                both(Side.clear)
-                progress(result)
-    result.seconds = time.monotonic() - began
+        both(Side.clear)
+        while (left := operations - result.operations) > 0:
+            if minutes and time.monotonic() - began > minutes * 60:
+                break
+            both(lambda side: side.mark("start"))
+            batches = max(1, min(left, fresh) // BATCH)
+            for number in range(batches):
+                if number == batches // 2:
+                    both(lambda side: side.mark("middle"))
+                running.batch(min(BATCH, left))
+            running.compare_all()
+            both(Side.clear)
+            result.seconds = time.monotonic() - began
+            progress(result)
     return result
-
-
-def _forget(side: Side, asked: Operation) -> None:
-    path = asked.path.removesuffix("/status").removesuffix("/scale")
-    single = path.rpartition("/")[2] in NAMES
-    for place in [path] if single else [f"{path}/{name}" for name in NAMES]:
-        side.wire.patch(place, {"metadata": {"finalizers": None}})
-        side.wire.delete(place, {"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
-
-
-def _compare_whole(both: Any, number: int, result: Result) -> None:
-    for kind in KINDS:
-        a, b = both(lambda side, kind=kind: side.state(kind))
-        if lines := differences(a, b):
-            result.found.append(Difference(number, Operation("GET", root(kind), query={"whole": "state"}), lines, None))
