@@ -271,7 +271,6 @@ def test_pod_is_pending_with_its_quality_of_service(registry: Any) -> None:
     assert pod["status"] == {"phase": "Pending", "qosClass": "Guaranteed"}
     assert pod["spec"]["containers"][0]["imagePullPolicy"] == "Always"
     assert pod["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "1", "memory": "1Gi"}
-    assert pod["spec"]["serviceAccountName"] == "default"
     assert pod["spec"]["enableServiceLinks"] is True
 
 

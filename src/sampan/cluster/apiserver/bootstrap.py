@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 from typing import TYPE_CHECKING
 
+from sampan.cluster.apiserver.admission.defaults import system_classes
 from sampan.cluster.apiserver.registry.allocation import DEFAULT_CIDR
 from sampan.cluster.authorization.bootstrap import bootstrap_objects
 from sampan.kube.client import Client
@@ -24,6 +25,7 @@ def _objects(server: ApiServer) -> list[Object]:
     port = {"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.settings.get("port") or 6443}
     return [
         *bootstrap_objects(),
+        *system_classes(),
         {
             "apiVersion": "v1",
             "kind": "Service",

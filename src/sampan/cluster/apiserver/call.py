@@ -39,6 +39,8 @@ class Call(Struct):
     """Whether the answer goes out as bytes."""
     reviewed: dict[str, Any] | None = None
     """What webhooks have said of this write so far; `admission/gate.py` keeps it."""
+    charged: tuple[str, ...] = ()
+    """Keys of the quotas that this write uses more of."""
 
     @property
     def served(self) -> Kind:

@@ -27,6 +27,7 @@ from sampan.cluster.apiserver.reviews import Reviews, metrics
 from sampan.cluster.apiserver.strategy import User
 from sampan.cluster.apiserver.subresources import Subresources
 from sampan.cluster.apiserver.write import Writer
+from sampan.cluster.authorization.escalation import Escalation
 from sampan.cluster.authorization.rbac import Rbac, refusal
 from sampan.cluster.runtime import NodeRuntime
 from sampan.cluster.store import Store
@@ -75,9 +76,10 @@ class ApiServer:
         self.reviews = Reviews(self)
         self.definitions = Definitions(self)
         self.gate = Gate(self)
-        self.writer.admission += [self.definitions.admit, self.gate.mutate]
         self.authenticator = Authenticator(pki.path("sa.key"), tokens_file, self._find)
         self.authorizer: Authorizer = Rbac(self._stored, self._rbac_version)
+        escalation = Escalation(self.authorizer, self._stored)
+        self.writer.admission += [escalation.check, self.definitions.admit]
         self._web: Any = None
 
     async def start(self) -> None:
@@ -170,6 +172,8 @@ class ApiServer:
         self.authorize(call, what)
         try:
             answer = await self._dispatch(call)
+            if call.kind.converter is not None:
+                answer = await call.kind.converter.answer(call.kind, answer)
         except (UnicodeEncodeError, OverflowError) as error:
             raise bad_request(f"the body holds a value that cannot be stored: {error}") from None
         except RecursionError:

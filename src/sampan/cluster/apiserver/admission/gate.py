@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from sampan.cluster.apiserver.admission.attributes import Attributes
+from sampan.cluster.apiserver.admission.builtin import Builtin
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.conversion import NeedsConversion
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.store import Entry
 from sampan.kube.errors import conflict
 from sampan.kube.objects import Object
 
 if TYPE_CHECKING:
+    from sampan.cluster.apiserver.admission.mutations import Mutations
     from sampan.cluster.apiserver.admission.policies import Policies
     from sampan.cluster.apiserver.admission.webhooks import Hook, Webhooks
     from sampan.cluster.apiserver.server import ApiServer
@@ -30,6 +33,7 @@ TABLES = {
     "validating": f"{GROUP}/validatingwebhookconfigurations",
 }
 POLICIES = f"{GROUP}/validatingadmissionpolicies"
+MUTATING_POLICIES = f"{GROUP}/mutatingadmissionpolicies"
 ROUNDS = 20
 """Times one write may be reviewed because others changed the object meanwhile."""
 
@@ -55,6 +59,8 @@ class Gate:
         self.server = server
         self._webhooks: Webhooks | None = None
         self._policies: Policies | None = None
+        self._mutations: Mutations | None = None
+        self.builtin = Builtin(server)
 
     @property
     def webhooks(self) -> Webhooks:
@@ -72,34 +78,56 @@ class Gate:
             self._policies = Policies(self.server)
         return self._policies
 
+    @property
+    def mutations(self) -> Mutations:
+        if self._mutations is None:
+            from sampan.cluster.apiserver.admission.mutations import Mutations
+
+            self._mutations = Mutations(self.server)
+        return self._mutations
+
     def _idle(self, phase: str, kind: Kind) -> bool:
         return not self.server.store.table(TABLES[phase]).entries or kind.resource.group == GROUP
 
     # -- within the step of a write
 
     def mutate(self, call: Call, new: Object, old: Object | None) -> None:
-        """Put in place what mutating webhooks made of `new`. Raises NeedsReview."""
-        if self._idle("mutating", call.served):
+        """The server's own plugins, policies, webhooks; the first two again where others changed the object.
+
+        Raises NeedsReview, ApiError.
+        """
+        self.builtin.mutate(call, new, old)
+        foreign = call.served.resource.group != GROUP
+        policies = bool(foreign and self.server.store.table(MUTATING_POLICIES).entries)
+        idle = self._idle("mutating", call.served)
+        if not policies and idle:
             return
-        done = self._done(call, "mutating", new, old)
-        if done is not None:
-            new.clear()
-            new.update(json_copy(done.object))
-            return
-        self._ask("mutating", call, new, old)
+        again = self.mutations.apply(self._attributes(call, new, old)) if policies else None
+        if not idle:
+            done = self._done(call, "mutating", new, old)
+            if done is None:
+                self._ask("mutating", call, new, old)
+            elif done.object != new:
+                again = again or []
+                new.clear()
+                new.update(json_copy(done.object))
+        if again is not None:
+            self.builtin.mutate(call, new, old)
+            if again:
+                self.mutations.apply(self._attributes(call, new, old), again)
 
     def validate(self, call: Call, new: Object, old: Object | None) -> None:
-        """Raises ApiError where a policy refuses, NeedsReview where webhooks are to be asked."""
+        """Raises ApiError where a plugin, policy or quota refuses, NeedsReview where webhooks are to be asked."""
+        self.builtin.validate(call, new, old)
         if self.server.store.table(POLICIES).entries and call.served.resource.group != GROUP:
             self.policies.check(self._attributes(call, new, old))
-        if self._idle("validating", call.served):
-            return
-        done = self._done(call, "validating", new, old)
-        if done is not None:
-            if old is None:
+        if not self._idle("validating", call.served):
+            done = self._done(call, "validating", new, old)
+            if done is None:
+                self._ask("validating", call, new, old)
+            elif old is None:
                 new["metadata"]["uid"] = done.uid
-            return
-        self._ask("validating", call, new, old)
+        self.builtin.quotas.check(call, new, old)
 
     def _attributes(self, call: Call, new: Object, old: Object | None) -> Attributes:
         operation = "CREATE" if old is None else "UPDATE"
@@ -138,15 +166,30 @@ class Gate:
             made = attributes.new
         call.reviewed[need.phase] = Reviewed(seen, made, made["metadata"].get("uid", ""))
 
+    async def settle(self, call: Call) -> None:
+        """After a write: say in the quotas it uses more of how much is used."""
+        charged, call.charged = call.charged, ()
+        await self.builtin.quotas.settle(charged)
+
     async def deletion(self, call: Call, kind: Kind, entry: Entry | None) -> None:
         """Ask about a deletion. Raises ApiError when it is refused."""
         tables = self.server.store.table
+        if entry is not None:
+            self.builtin.deletion(kind, entry.key)
         if entry is None or kind.resource.group == GROUP:
             return
         if not (tables(POLICIES).entries or any(tables(table).entries for table in TABLES.values())):
             return
         name = entry.key.rpartition("/")[2]
         attributes = Attributes(self.server, call, kind, "DELETE", name, None, entry.object)
+        while True:
+            try:
+                return await self._deletion(attributes)
+            except NeedsConversion as need:
+                await need.satisfy()
+
+    async def _deletion(self, attributes: Attributes) -> None:
+        tables = self.server.store.table
         for phase, table in TABLES.items():
             hooks = self.webhooks.matching(table, attributes)
             if phase == "validating" and tables(POLICIES).entries:

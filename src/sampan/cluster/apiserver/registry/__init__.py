@@ -5,6 +5,7 @@ from __future__ import annotations
 from sampan.cluster.apiserver.registry import (
     access,
     batch,
+    bounds,
     cluster,
     config,
     extension,
@@ -24,6 +25,7 @@ STRATEGIES: dict[tuple[str, str], Strategy] = {
     **pods.STRATEGIES,
     **workloads.STRATEGIES,
     **batch.STRATEGIES,
+    **bounds.STRATEGIES,
     **services.STRATEGIES,
     **config.STRATEGIES,
     **networking.STRATEGIES,

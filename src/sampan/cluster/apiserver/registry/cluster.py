@@ -8,12 +8,11 @@ from sampan.cluster.apiserver.registry.base import TableStrategy, as_text, looku
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, maps, qualified_name_problems, sub
 from sampan.cluster.apiserver.strategy import Context
-from sampan.kube import kinds, quantity
+from sampan.kube import quantity
 from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
 
 _MODES = ("ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
-_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _NAME_LABEL = "kubernetes.io/metadata.name"
 
 
@@ -124,11 +123,6 @@ class Claim(TableStrategy):
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"phase": "Pending"}
         _protect(obj, "kubernetes.io/pvc-protection")
-        spec = sub(obj, "spec")
-        if spec and spec.get("storageClassName") is None:
-            for found in ctx.list(kinds.STORAGE_CLASS, None):
-                if (found["metadata"].get("annotations") or {}).get(_DEFAULT_CLASS) == "true":
-                    spec["storageClassName"] = found["metadata"]["name"]
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
         spec = sub(new, "spec")

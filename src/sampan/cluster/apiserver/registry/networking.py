@@ -20,7 +20,6 @@ from sampan.cluster.apiserver.registry.faults import (
 )
 from sampan.cluster.apiserver.registry.services import address
 from sampan.cluster.apiserver.strategy import Context
-from sampan.kube import kinds
 from sampan.kube.objects import Object
 
 
@@ -85,13 +84,6 @@ def _rule_path(faults: Faults, entry: Object, path: str) -> None:
 class Ingress(TableStrategy):
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"loadBalancer": {}}
-        spec = sub(obj, "spec")
-        annotated = "kubernetes.io/ingress.class" in (obj["metadata"].get("annotations") or {})
-        if spec and not spec.get("ingressClassName") and not annotated:
-            for found in ctx.list(kinds.INGRESS_CLASS, None):
-                annotations = found["metadata"].get("annotations") or {}
-                if annotations.get("ingressclass.kubernetes.io/is-default-class") == "true":
-                    spec["ingressClassName"] = found["metadata"]["name"]
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")

@@ -11,8 +11,7 @@ from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec,
 from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
 from sampan.cluster.apiserver.registry.podspec import validate_pod_spec
 from sampan.cluster.apiserver.strategy import Context
-from sampan.kube import kinds, quantity
-from sampan.kube.errors import forbidden
+from sampan.kube import quantity
 from sampan.kube.objects import Object
 
 _CHANGEABLE = (
@@ -21,7 +20,6 @@ _CHANGEABLE = (
     "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
 )
 _NOT_READY = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-_SYSTEM_PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
 
 
 def qos_class(spec: Object) -> str:
@@ -71,43 +69,12 @@ class Pod(TableStrategy):
         spec = obj.get("spec")
         if not isinstance(spec, dict):
             return
-        self._account(obj, spec, ctx)
-        self._priority(obj, spec, ctx)
         _tolerate_lost_nodes(spec)
         try:
             quality = qos_class(spec)
         except ValueError:  # a quantity that validation will name
             quality = "BestEffort"
         obj["status"] = {"phase": "Pending", "qosClass": quality}
-
-    def _account(self, obj: Object, spec: Object, ctx: Context) -> None:
-        name = spec.get("serviceAccountName") or "default"
-        # The account `default` may lag a moment behind its namespace; any other one has to be there.
-        if name != "default" and ctx.get(kinds.SERVICE_ACCOUNT, name, ctx.namespace) is None:
-            raise forbidden(
-                f'pods "{obj["metadata"].get("name") or ""}" is forbidden: error looking up service account'
-                f' {ctx.namespace}/{name}: serviceaccount "{name}" not found',
-                "pods",
-                obj["metadata"].get("name") or "",
-            )
-        spec["serviceAccountName"] = spec["serviceAccount"] = name
-
-    def _priority(self, obj: Object, spec: Object, ctx: Context) -> None:
-        name = spec.get("priorityClassName")
-        found: Object | None = None
-        if name in _SYSTEM_PRIORITIES:
-            found = {"value": _SYSTEM_PRIORITIES[name]}
-        elif name:
-            found = ctx.get(kinds.PRIORITY_CLASS, name, None)
-            if found is None:
-                pod = obj["metadata"].get("name") or ""
-                raise forbidden(f'pods "{pod}" is forbidden: no PriorityClass with name {name} was found', "pods", pod)
-        else:
-            found = next((c for c in ctx.list(kinds.PRIORITY_CLASS, None) if c.get("globalDefault")), None)
-            if found is not None:
-                spec["priorityClassName"] = found["metadata"]["name"]
-        spec["priority"] = (found or {}).get("value", 0)
-        spec.setdefault("preemptionPolicy", (found or {}).get("preemptionPolicy") or "PreemptLowerPriority")
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
         if isinstance(new.get("status"), dict):
