@@ -25,7 +25,7 @@ class PeerMissing(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. Without a peer (`peer` empty) there is no ratio."""
+    """One figure. Without a peer (`peer` empty) there is no ratio. `p99` and `peer_p99` are latencies in ms."""
 
     area: str
     name: str
@@ -34,9 +34,12 @@ class Row:
     peer: str = ""
     peer_value: float | None = None
     ratio: float | None = None
+    p99: float | None = None
+    peer_p99: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Latencies only where some were measured."""
+        return {name: value for name, value in asdict(self).items() if value is not None or "p99" not in name}
 
 
 def row(
@@ -48,13 +51,15 @@ def row(
     peer: str = "",
     peer_value: float | None = None,
     more_is_better: bool = False,
+    p99: float | None = None,
+    peer_p99: float | None = None,
 ) -> Row:
     """A row with its ratio worked out."""
     ratio = None
     if peer_value is not None:
         top, bottom = (value, peer_value) if more_is_better else (peer_value, value)
         ratio = top / bottom if bottom else None
-    return Row(area, name, value, unit, peer, peer_value, ratio)
+    return Row(area, name, value, unit, peer, peer_value, ratio, p99, peer_p99)
 
 
 Measured = Callable[[], float | None]

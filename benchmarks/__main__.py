@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import PeerMissing, Row
 
 HERE = Path(__file__).parent
-HEADINGS = ("area", "what", "value", "peer", "its value", "ratio")
+HEADINGS = ("area", "what", "value", "p99 ms", "peer", "its value", "its p99 ms", "ratio")
 
 
 def areas() -> list[str]:
@@ -38,14 +38,16 @@ def table(rows: Sequence[Row]) -> str:
             row.area,
             row.name,
             f"{number(row.value)} {row.unit}",
+            number(row.p99),
             row.peer or "-",
             f"{number(row.peer_value)} {row.unit}" if row.peer_value is not None else "-",
+            number(row.peer_p99),
             f"{row.ratio:.2f}" if row.ratio is not None else "-",
         )
         for row in rows
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    right = {2, 4, 5}
+    right = {2, 3, 5, 6, 7}
     shown = [
         "  ".join(
             cell.rjust(width) if column in right else cell.ljust(width)

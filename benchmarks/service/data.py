@@ -260,7 +260,7 @@ async def _asyncmy(url: Any) -> list[Operation]:
 async def _psycopg(url: Any) -> list[Operation]:
     import psycopg
 
-    place = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    place = url.changed(drivername="postgresql").with_password()
     connections = [await psycopg.AsyncConnection.connect(place, autocommit=True) for _ in range(AT_ONCE)]
 
     def reader(connection: Any) -> Operation:
