@@ -13,6 +13,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Callable
 
 from sampan.cluster.kubelet import linux
 
@@ -23,6 +24,8 @@ _NOTIF = struct.Struct("=QIIiIQ6Q")  # id, pid, flags, nr, arch, instruction poi
 _RESPONSE = struct.Struct("=QqiI")  # id, val, error, flags
 _RECV = 0xC0502100
 _SEND = 0xC0182101
+_ADD_DESCRIPTOR = 0x40182103
+_REPLACE = 1  # the descriptor that the caller named
 _CONTINUE = 1
 _IPV6_V6ONLY = 26
 
@@ -57,6 +60,12 @@ def install() -> int:
 def answer(listener: int, address: str, proc: int) -> str:
     """Take one notification and answer it; what the log should say about it, if anything. `proc` is a descriptor of
     the supervisor's own /proc directory."""
+    return decide(listener, lambda _ident, pid, fd, raw: _bind(pid, fd, raw, address, proc))
+
+
+def decide(listener: int, act: Callable[[int, int, int, bytes], bool]) -> str:
+    """Take one notification and answer what `act` says of (its id, the caller's pid, the socket, the address): True
+    when the bind is done, False when the caller's own may go on, BindError when it failed. What the log should say."""
     buffer = bytearray(_NOTIF.size)
     try:
         fcntl.ioctl(listener, _RECV, buffer)
@@ -65,10 +74,10 @@ def answer(listener: int, address: str, proc: int) -> str:
     ident, pid, _, _, _, _, fd, pointer, length, *_ = _NOTIF.unpack(buffer)
     error, flags, remark = 0, _CONTINUE, ""
     try:
-        if _bind(pid, fd, linux.read_memory(pid, pointer, min(length, 128)), address, proc):
+        if act(ident, pid, fd, linux.read_memory(pid, pointer, min(length, 128))):
             flags = 0
     except OSError as failure:
-        if isinstance(failure, _BindError):
+        if isinstance(failure, BindError):
             error, flags = -(failure.errno or 0), 0
             remark = failure.remark
     with contextlib.suppress(OSError):
@@ -76,7 +85,13 @@ def answer(listener: int, address: str, proc: int) -> str:
     return remark
 
 
-class _BindError(OSError):
+def replace(listener: int, ident: int, fd: int, socket_: socket.socket) -> None:
+    """Put a socket of ours in the place of the caller's descriptor `fd`."""
+    request = struct.pack("=QIIII", ident, _REPLACE, socket_.fileno(), fd, os.O_CLOEXEC)
+    fcntl.ioctl(listener, _ADD_DESCRIPTOR, request)
+
+
+class BindError(OSError):
     """bind() itself failed: the program is told so, as if it had called it."""
 
     remark = ""
@@ -103,7 +118,7 @@ def _bind(pid: int, fd: int, raw: bytes, address: str, proc: int) -> bool:
         try:
             duplicate.bind(target)
         except OSError as failure:
-            refused = _BindError(failure.errno, failure.strerror)
+            refused = BindError(failure.errno, failure.strerror)
             if failure.errno == errno.EACCES:
                 refused.remark = (
                     f"sampan: port {port} needs a privilege; to allow it run: "

@@ -9,8 +9,9 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from sampan.cluster.kubelet import environment, plain, probes
 from sampan.cluster.kubelet.images import Image, ImageError, default_path
@@ -41,6 +42,11 @@ class ContainerRunner:
         self.volumes = volumes
         self.directory = directory / self.name
         self.ip = ip
+        # Pods with a network of their own have it from their worker before the first container starts.
+        host_network = bool(pod()["spec"].get("hostNetwork"))
+        self.network = None if host_network else services.network
+        self.namespace: Callable[[], int] = lambda: -1
+        self.shares_network = self.network is None and not host_network
         self.changed: Callable[[], None] = lambda: None
         self.container: Container | None = None
         self.image: Image | None = None
@@ -195,7 +201,7 @@ class ContainerRunner:
         values = await environment.build(pod, self.spec, self.services.source, self._base(pod, image))
         command = [environment.expand(word, values) for word in self.spec.get("command") or ()]
         args = [environment.expand(word, values) for word in self.spec.get("args") or ()]
-        argv = image.argv(command, args, self.ip)
+        argv = image.argv(command, args, self.ip if self.network is None else "0.0.0.0")  # noqa: S104
         if not argv:
             raise OSError(f'image "{image.image}" has no entrypoint and the container no command')
         mounts = self.volumes.mounts(self.spec, values)
@@ -206,7 +212,7 @@ class ContainerRunner:
         cwd = self.spec.get("workingDir") or image.directory or "/"
         isolated = not self.services.capabilities.namespaces
         if isolated:
-            mounts.append(plain.hosts_mount(self.directory.parent))
+            mounts += plain.own_files(self.directory.parent, resolver=self.network is not None)
         else:
             move = plain.Moved(mounts, scratch)
             values = move.environment(values, plain.hosts_file(self.directory.parent))
@@ -222,14 +228,14 @@ class ContainerRunner:
             mounts=mounts,
             warm=image.python,
             patient=image.python and not image.known,
-            bind_address="" if self.services.capabilities.bind or pod["spec"].get("hostNetwork") else self.ip,
+            bind_address="" if self.services.capabilities.bind or not self.shares_network else self.ip,
             stdin=bool(self.spec.get("stdin")),
             stdin_once=bool(self.spec.get("stdinOnce")),
             tty=bool(self.spec.get("tty")),
             namespaces=isolated,
         )
         self._prune_logs()
-        container = await self.services.zygote.spawn(spec)
+        container = await self.services.zygote.spawn(spec, self._namespaces())
         self.container = container
         await container.started()
         return container
@@ -247,6 +253,8 @@ class ContainerRunner:
 
     def _base(self, pod: Object, image: Image) -> dict[str, str]:
         host, _, port = self.services.api_address.rpartition(":")
+        if self.network is not None:
+            host = self.network.router
         return {
             "PATH": default_path(),
             "HOME": os.environ.get("HOME", "/"),
@@ -255,7 +263,7 @@ class ContainerRunner:
             "KUBERNETES_SERVICE_HOST": host,
             "KUBERNETES_SERVICE_PORT": port,
             "KUBERNETES_SERVICE_PORT_HTTPS": port,
-            "SAMPAN_POD_IP": self.ip,
+            **({"SAMPAN_POD_IP": self.ip} if self.network is None else {}),
             **image.env,
         }
 
@@ -271,11 +279,21 @@ class ContainerRunner:
     def _ports(self) -> dict[str, int]:
         return {p["name"]: p["containerPort"] for p in self.spec.get("ports") or () if p.get("name")}
 
+    def _namespaces(self) -> list[int]:
+        if self.network is None:
+            return []
+        owner = self.network.user_namespace
+        return [self.namespace(), *([owner] if owner >= 0 else [])]
+
+    def _attempt(self, spec: Object, container: Container) -> Coroutine[Any, Any, str]:
+        connect = asyncio.open_connection if self.network is None else self.network.connect
+        return probes.attempt(spec, container, self._ports(), self.ip, connect)
+
     async def _post_start(self, container: Container) -> bool:
         handler = (self.spec.get("lifecycle") or {}).get("postStart")
         if not handler:
             return True
-        message = await probes.attempt({"timeoutSeconds": 300, **handler}, container, self._ports(), self.ip)
+        message = await self._attempt({"timeoutSeconds": 300, **handler}, container)
         if message:
             self.services.recorder.warning(self.pod(), "FailedPostStartHook", f"PostStartHook failed: {message}")
         return not message
@@ -326,7 +344,7 @@ class ContainerRunner:
         began = time.monotonic()
 
         async def check() -> str:
-            message = await probes.attempt(spec, container, self._ports(), self.ip)
+            message = await self._attempt(spec, container)
             # A refused connection in the first second is a program starting up, not news.
             if message and time.monotonic() - began > 1 and not self.stopping:
                 self.services.recorder.warning(self.pod(), "Unhealthy", f"{kind} probe failed: {message}")
@@ -377,7 +395,7 @@ class ContainerRunner:
         if not handler or remaining() <= 0:
             return
         spec = {**handler, "timeoutSeconds": remaining()}
-        hook = asyncio.create_task(probes.attempt(spec, container, self._ports(), self.ip))
+        hook = asyncio.create_task(self._attempt(spec, container))
         waited = asyncio.create_task(container.wait())
         await asyncio.wait([hook, waited], return_when=asyncio.FIRST_COMPLETED)
         hook.cancel()

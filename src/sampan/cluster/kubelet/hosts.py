@@ -55,6 +55,17 @@ def render(pod: Object, ip: str, lines: list[str]) -> str:
     return "\n".join([*out, *lines]) + "\n"
 
 
+def resolver(pod: Object, server: str) -> str:
+    """The resolv.conf of a pod with a network of its own: `server`, and what the pod says (dnsPolicy, dnsConfig)."""
+    config = pod["spec"].get("dnsConfig") or {}
+    servers = [] if pod["spec"].get("dnsPolicy") == "None" else [server]
+    search = config.get("searches") or []  # names of the cluster are in the hosts file
+    lines = [f"nameserver {address}" for address in [*servers, *(config.get("nameservers") or [])]]
+    lines += [f"search {' '.join(search)}"] if search else []
+    options = [f"{o['name']}:{o['value']}" if o.get("value") else o["name"] for o in config.get("options") or ()]
+    return "\n".join([*lines, *([f"options {' '.join(options)}"] if options else [])]) + "\n"
+
+
 def write_in_place(path: Path, text: str) -> None:
     """The file is bound into containers, so it keeps its inode."""
     with path.open("r+" if path.exists() else "w") as file:

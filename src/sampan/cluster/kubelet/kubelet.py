@@ -18,6 +18,7 @@ from sampan.cluster.kubelet.pods import PodWorker
 from sampan.cluster.kubelet.source import ClusterSource
 from sampan.cluster.kubelet.volumes import Volumes
 from sampan.cluster.kubelet.zygote import Capabilities, Container, Zygote
+from sampan.cluster.network.pods import PodNetwork
 from sampan.cluster.runtime import ByteStream, ExecRequest, ExecStreams, LogOptions, Usage
 from sampan.kube import kinds
 from sampan.kube.client import Client
@@ -36,7 +37,8 @@ HOSTS_DEBOUNCE = 0.02
 class Kubelet:
     """Runs every pod bound to the node `sampan` as processes of this machine.
 
-    `directory` is the cluster's (`.sampan`); `slice_prefix` is `127.N`; `drained(pod)` resolves once the proxy sends a
+    `directory` is the cluster's (`.sampan`); `slice_prefix` is `127.N`; `network`, where pods have one of their own;
+    `drained(pod)` resolves once the proxy sends a
     terminating pod nothing new (waited for at most 2 s).
     """
 
@@ -49,13 +51,15 @@ class Kubelet:
         *,
         drained: Drained | None = None,
         api_address: str = "127.0.0.1:443",
+        network: PodNetwork | None = None,
     ) -> None:
         self._client = client
         self._directory = directory
         self._zygote = zygote
         self._drained = drained
         self._api_address = api_address
-        self._addresses = Addresses(slice_prefix)
+        self._network = network
+        self._addresses = Addresses(network.prefix if network else slice_prefix, f"{slice_prefix}.0.1")
         self._recorder = Recorder(client, "kubelet")
         self._source = ClusterSource(client, self._source_changed)
         self._pods = Informer(client, kinds.POD, fields="")
@@ -86,6 +90,7 @@ class Kubelet:
             capabilities=self.capabilities,
             api_address=self._api_address,
             hosts=self._lines,
+            network=self._network,
             drained=self._drained,
             finished=self._finished,
         )
@@ -267,4 +272,4 @@ class Kubelet:
         worker = self._worker(namespace, pod)
         if not any(runner.running for runner in worker.runners):
             raise bad_request(f"pod {pod} is not running")
-        return await sessions.dial(worker.ip, port)
+        return await sessions.dial(worker.ip, port, self._network if worker.namespace >= 0 else None, worker.namespace)

@@ -16,6 +16,7 @@ from sampan.cluster.kubelet.environment import total_memory
 from sampan.cluster.kubelet.images import Images
 from sampan.cluster.kubelet.source import Source
 from sampan.cluster.kubelet.zygote import Capabilities, Zygote
+from sampan.cluster.network.pods import PodNetwork
 from sampan.kube import kinds
 from sampan.kube.client import Client
 from sampan.kube.errors import ApiError
@@ -38,9 +39,10 @@ Drained = Callable[[Object], Awaitable[None]]
 class Addresses:
     """Pod addresses of one slice, handed out in a circle, so that a freed one is not used again for long."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, node: str = "") -> None:
+        """`prefix`: the first two numbers of pods' addresses. `node`: the machine's own."""
         self.prefix = prefix
-        self.node = f"{prefix}.0.1"
+        self.node = node or f"{prefix}.0.1"
         self._used: set[str] = set()
         self._next = 0
 
@@ -88,6 +90,7 @@ class Services(Struct):
     capabilities: Capabilities
     api_address: str
     hosts: Callable[[str], list[str]]
+    network: PodNetwork | None = None  # None: pods share the machine's
     drained: Drained | None = None
     finished: Callable[[PodWorker], None] | None = None
 

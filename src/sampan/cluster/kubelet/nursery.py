@@ -57,6 +57,9 @@ def _serve(control: socket.socket, libraries: list[str]) -> Program:
         if "probe" in message:
             _probe(control, fds)
             continue
+        if "router" in message:
+            _route(control, fds, message["router"])
+            continue
         if waiting and message.get("patient"):
             # Many such containers start at once when a cluster does: one import here is cheaper than one in each.
             patient.append((message, fds))
@@ -70,9 +73,20 @@ def _serve(control: socket.socket, libraries: list[str]) -> Program:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
             channel = socket.socket(fileno=fds[0])
-            return supervise(msgspec.convert(message, ContainerSpec), channel)
+            return supervise(msgspec.convert(message, ContainerSpec), channel, fds[1:])
         for fd in fds:
             os.close(fd)
+
+
+def _route(control: socket.socket, fds: list[int], number: int) -> None:
+    """Fork the process that holds the cluster's network; its channel came along."""
+    if os.fork() == 0:
+        from sampan.cluster.network import router
+
+        control.close()
+        router.serve(socket.socket(fileno=fds[0]), number)
+    for fd in fds:
+        os.close(fd)
 
 
 def _probe(control: socket.socket, fds: list[int]) -> None:

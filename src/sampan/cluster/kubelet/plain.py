@@ -16,8 +16,16 @@ def hosts_file(pod_directory: Path) -> Path:
     return pod_directory / "etc-hosts"
 
 
-def hosts_mount(pod_directory: Path) -> Mount:
-    return Mount(str(hosts_file(pod_directory)), "/etc/hosts")
+def resolver_file(pod_directory: Path) -> Path:
+    return pod_directory / "etc-resolv"
+
+
+def own_files(pod_directory: Path, *, resolver: bool) -> list[Mount]:
+    """Files of /etc that every container of the pod has of its own."""
+    found = [Mount(str(hosts_file(pod_directory)), "/etc/hosts")]
+    if resolver:
+        found.append(Mount(str(resolver_file(pod_directory)), "/etc/resolv.conf"))
+    return found
 
 
 class Moved:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable
 
-from sampan.cluster.kubelet import hosts, status
+from sampan.cluster.kubelet import hosts, plain, status
 from sampan.cluster.kubelet.containers import UNKNOWN_EXIT, ContainerRunner
 from sampan.cluster.kubelet.node import Services
 from sampan.cluster.kubelet.source import ConfigError
@@ -43,6 +44,7 @@ class PodWorker:
             if not self.over
             else old.get("podIP") or ""
         )
+        self.namespace = -1  # descriptor of its own network, once it has one
         self.volumes = Volumes(self.directory, services.source)
         self.start_time = old.get("startTime") or now()
         self.initialized = False
@@ -67,6 +69,7 @@ class PodWorker:
         runner = ContainerRunner(
             self.services, lambda: self.pod, spec, volumes=self.volumes, directory=self.directory, ip=self.ip
         )
+        runner.namespace = lambda: self.namespace
         runner.changed = self._dirty.set
         return runner
 
@@ -152,9 +155,7 @@ class PodWorker:
             await self._stop_sidecars()
             self.over = True
             self._dirty.set()
-            if self._owns_ip:
-                self._owns_ip = False
-                self.services.addresses.free(self.ip)
+            await self._leave_network()
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -177,7 +178,11 @@ class PodWorker:
         return True
 
     async def _prepare(self) -> None:
-        """Volumes and hosts file; waits for what is missing."""
+        """Network, volumes and hosts file; waits for what is missing."""
+        if self.services.network is not None and self._owns_ip:
+            self.namespace = await self.services.network.attach(self.ip)
+            text = hosts.resolver(self.pod, self.services.network.router)
+            hosts.write_in_place(plain.resolver_file(self.directory), text)
         self._hosts_text = ""
         self.write_hosts()
         delay = 0.2
@@ -226,6 +231,17 @@ class PodWorker:
 
     def _start(self, runner: ContainerRunner, restart: Callable[[int], bool]) -> None:
         self._tasks[runner.name] = asyncio.create_task(runner.run(restart), name=f"container {runner.name}")
+
+    async def _leave_network(self) -> None:
+        if self.namespace >= 0:
+            os.close(self.namespace)
+            self.namespace = -1
+            if self.services.network is not None:
+                with contextlib.suppress(OSError):  # its last process has ended, and the link with it
+                    await self.services.network.detach(self.ip)
+        if self._owns_ip:
+            self._owns_ip = False
+            self.services.addresses.free(self.ip)
 
     async def _stop_sidecars(self) -> None:
         end = time.monotonic() + self._grace()
@@ -307,8 +323,7 @@ class PodWorker:
         for runner in self.runners:
             if runner.container is not None:
                 await runner.container.close()
-        if self._owns_ip:
-            self.services.addresses.free(self.ip)
+        await self._leave_network()
         self.volumes.remove_memory()
         if self._terminating:
             self.volumes.remove()

@@ -12,11 +12,13 @@ import contextlib
 import os
 import ssl
 import struct
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from sampan.cluster.kubelet.zygote import Container
+from sampan.cluster.network.gateway import copy
 from sampan.kube.objects import Object
 
 LIMIT = 10 * 1024
@@ -24,18 +26,24 @@ FAST = 0.05
 SLOW = 0.25
 
 
-async def attempt(spec: Object, container: Container, ports: dict[str, int], ip: str) -> str:
+Connect = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+"""As asyncio.open_connection: host, port, ssl."""
+
+
+async def attempt(
+    spec: Object, container: Container, ports: dict[str, int], ip: str, connect: Connect = asyncio.open_connection
+) -> str:
     """Do what one probe or handler says; empty for success, else what went wrong. Bounded by `timeoutSeconds`."""
     try:
         async with asyncio.timeout(spec.get("timeoutSeconds") or 1):
             if action := spec.get("httpGet"):
-                return await _http(action, ports, ip)
+                return await _http(action, ports, ip, connect)
             if action := spec.get("tcpSocket"):
-                return await _tcp(action.get("host") or ip, port_number(action["port"], ports))
+                return await _tcp(action.get("host") or ip, port_number(action["port"], ports), connect)
             if action := spec.get("exec"):
                 return await _exec(container, action.get("command") or [])
             if action := spec.get("grpc"):
-                return await _grpc(ip, int(action["port"]), action.get("service") or "")
+                return await _grpc(ip, int(action["port"]), action.get("service") or "", connect)
             if action := spec.get("sleep"):
                 await asyncio.sleep(action["seconds"])
     except TimeoutError:
@@ -56,7 +64,7 @@ def port_number(port: int | str, ports: dict[str, int]) -> int:
     raise ValueError(f'no container port is named "{port}"')
 
 
-async def _http(action: Object, ports: dict[str, int], ip: str) -> str:
+async def _http(action: Object, ports: dict[str, int], ip: str, connect: Connect) -> str:
     host = action.get("host") or ip
     port = port_number(action["port"], ports)
     context = None
@@ -69,7 +77,7 @@ async def _http(action: Object, ports: dict[str, int], ip: str) -> str:
     path = action.get("path") or "/"
     lines = [f"GET {path if path.startswith('/') else '/' + path} HTTP/1.1", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    reader, writer = await connect(host, port, ssl=context)
     try:
         writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         words = (await reader.readline()).split()
@@ -81,8 +89,8 @@ async def _http(action: Object, ports: dict[str, int], ip: str) -> str:
         writer.close()
 
 
-async def _tcp(host: str, port: int) -> str:
-    _, writer = await asyncio.open_connection(host, port)
+async def _tcp(host: str, port: int, connect: Connect) -> str:
+    _, writer = await connect(host, port)
     writer.close()
     return ""
 
@@ -130,21 +138,41 @@ async def _collect(fd: int) -> bytes:
     return kept
 
 
-async def _grpc(ip: str, port: int, service: str) -> str:
+async def _grpc(ip: str, port: int, service: str, connect: Connect) -> str:
     """`grpc.health.v1.Health/Check` where grpcio is installed, else whether the port accepts."""
     try:
         import grpc.aio  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
-        return await _tcp(ip, port)
+        return await _tcp(ip, port, connect)
     name = service.encode()
     request = b"\n" + struct.pack("B", len(name)) + name if name else b""
-    async with grpc.aio.insecure_channel(f"{ip}:{port}") as channel:
+    async with _reachable(ip, port, connect) as target, grpc.aio.insecure_channel(target) as channel:
         check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
         try:
             answer: bytes = await check(request)
         except grpc.aio.AioRpcError as error:
             return f"health rpc failed: {error.code().name}"
     return "" if answer == b"\x08\x01" else "service unhealthy"
+
+
+@contextlib.asynccontextmanager
+async def _reachable(ip: str, port: int, connect: Connect) -> AsyncIterator[str]:
+    """A target for gRPC, which opens its connections itself: into a pod's own network by way of a Unix socket."""
+    if connect is asyncio.open_connection:
+        yield f"{ip}:{port}"
+        return
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            far_reader, far_writer = await connect(ip, port)
+            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+
+    with tempfile.TemporaryDirectory(prefix="sampan-probe-") as directory:
+        server = await asyncio.start_unix_server(carry, f"{directory}/s")
+        try:
+            yield f"unix:{directory}/s"
+        finally:
+            server.close()
 
 
 async def watch(

@@ -9,6 +9,7 @@ import termios
 from collections.abc import Awaitable, Callable
 
 from sampan.cluster.kubelet.zygote import Container
+from sampan.cluster.network.pods import PodNetwork
 from sampan.cluster.runtime import ExecRequest, ExecStreams
 from sampan.kube.errors import ApiError
 
@@ -39,11 +40,13 @@ class SocketStream:
             await self._writer.wait_closed()
 
 
-async def dial(ip: str, port: int) -> SocketStream:
+async def dial(ip: str, port: int, network: PodNetwork | None, namespace: int) -> SocketStream:
     """Connect to the pod's address, else to 127.0.0.1, where a program may listen on its own account."""
     for host in (ip, "127.0.0.1"):
         try:
             async with asyncio.timeout(10):
+                if network is not None:
+                    return SocketStream(*await network.connect(host, port, inside=namespace))
                 return SocketStream(*await asyncio.open_connection(host, port))
         except OSError:
             continue

@@ -55,10 +55,12 @@ class Program(msgspec.Struct, frozen=True):
     warm: list[str] | None
 
 
-def supervise(spec: ContainerSpec, channel: socket.socket) -> Program:
-    """Run the container to its end, then exit. Returns only in the container itself, with what it shall run."""
+def supervise(spec: ContainerSpec, channel: socket.socket, namespaces: list[int]) -> Program:
+    """Run the container to its end, then exit. Returns only in the container itself, with what it shall run.
+
+    `namespaces`: descriptors of the pod's network and of the user namespace that owns it; empty for the machine's."""
     try:
-        return _Supervisor(spec, channel).run()
+        return _Supervisor(spec, channel, namespaces).run()
     except Exception as error:
         with contextlib.suppress(OSError):
             wire.send(channel, {"error": f"{error}" or type(error).__name__})
@@ -66,8 +68,9 @@ def supervise(spec: ContainerSpec, channel: socket.socket) -> Program:
 
 
 class _Supervisor:
-    def __init__(self, spec: ContainerSpec, channel: socket.socket) -> None:
+    def __init__(self, spec: ContainerSpec, channel: socket.socket, namespaces: list[int]) -> None:
         self.spec = spec
+        self.namespaces = namespaces
         self.channel = channel
         self.log = LogWriter(Path(spec.log_directory), spec.start)
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -86,8 +89,14 @@ class _Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         if self.spec.namespaces:
-            if os.getuid() != 0:
+            if len(self.namespaces) > 1:
+                linux.set_namespace(self.namespaces[1], linux.CLONE_NEWUSER)
+            elif os.getuid() != 0:
                 linux.enter_user_namespace()
+            if self.namespaces:
+                linux.set_namespace(self.namespaces[0], linux.CLONE_NEWNET)
+            for fd in self.namespaces:
+                os.close(fd)
             linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS)
             linux.set_hostname(self.spec.hostname)
             mounts.apply(self.spec.mounts, self.spec.scratch)

@@ -166,16 +166,24 @@ class Zygote:
     def pid(self) -> int:
         return self._process.pid
 
-    def _send(self, message: dict[str, Any], fd: int) -> None:
+    def _send(self, message: dict[str, Any], *fds: int) -> None:
         with self._lock:
-            wire.send(self._control, message, [fd])
+            wire.send(self._control, message, list(fds))
 
-    async def spawn(self, spec: ContainerSpec) -> Container:
-        """Start a container; await `started()` of the result. Raises OSError when the zygote is gone."""
+    def router(self, number: int) -> socket.socket:
+        """Start the router of the cluster whose slice is `number`; the channel for `network.pods.PodNetwork`."""
+        ours, theirs = socket.socketpair()
+        self._send({"router": number}, theirs.fileno())
+        theirs.close()
+        return ours
+
+    async def spawn(self, spec: ContainerSpec, namespaces: Sequence[int] = ()) -> Container:
+        """Start a container in the namespaces of these descriptors, the network's first, then its owner's, if it has
+        one; await `started()` of the result. Raises OSError when the zygote is gone."""
         ours, theirs = socket.socketpair()
         try:
             # In a thread: a zygote busy with an import reads a little later, and the loop must not wait for it.
-            await asyncio.to_thread(self._send, msgspec.to_builtins(spec), theirs.fileno())
+            await asyncio.to_thread(self._send, msgspec.to_builtins(spec), theirs.fileno(), *namespaces)
         except OSError:
             ours.close()
             raise

@@ -91,7 +91,7 @@ class _Router:
                 eth0 = socket.if_nametoindex("eth0")
                 netlink.set_up(route, eth0, {netlink.ROUTE_LOCALNET: 1})
                 netlink.add_address(route, eth0, ip, 32)
-                netlink.add_route(route, eth0, "0.0.0.0", 0, self.address)
+                netlink.add_route(route, eth0, "0.0.0.0", 0, self.address)  # noqa: S104
             finally:
                 route.close()
         finally:
@@ -136,18 +136,15 @@ def _outward(slice_: str, pods: str, router: str) -> nftables.Batch:
     batch.replace_table(table)
     tcp = nftables.protocol(socket.IPPROTO_TCP)
 
-    def destination(length: int) -> bytes:
-        return nftables.load(1, 16, length)
+    def destination(how: int, address: str, length: int) -> bytes:
+        return nftables.load(1, 16, length) + nftables.compare(how, socket.inet_aton(address)[:length])
 
-    other = [
-        destination(2) + nftables.compare(nftables.NOT_EQUAL, socket.inet_aton(f"{pods}.0.0")[:2]),
-        destination(2) + nftables.compare(nftables.NOT_EQUAL, socket.inet_aton("127.0.0.0")[:2]),
-    ]
-    not_ours = destination(2) + nftables.compare(nftables.NOT_EQUAL, socket.inet_aton(f"{slice_}.0.0")[:2])
-    node = destination(4) + nftables.compare(nftables.EQUAL, socket.inet_aton(f"{slice_}.0.1"))
+    ours = [(pods, 2), ("127.0", 2), (slice_, 2)]
+    elsewhere = [destination(nftables.NOT_EQUAL, f"{address}.0.0", length) for address, length in ours]
     there = nftables.rewrite_destination(router, GATEWAY_PORT)
     for chain, hook in (("from-pods", nftables.PREROUTING), ("from-router", nftables.OUTPUT)):
         batch.chain(table, chain, kind="nat", hook=hook, priority=-100)
-        batch.rule(table, chain, tcp, node, there)
-        batch.rule(table, chain, tcp, *other, not_ours, there)
+        for machine in (f"{slice_}.0.1", router):
+            batch.rule(table, chain, tcp, destination(nftables.EQUAL, machine, 4), there)
+        batch.rule(table, chain, tcp, *elsewhere, there)
     return batch

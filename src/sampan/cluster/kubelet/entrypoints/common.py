@@ -18,7 +18,8 @@ def secret(*names: str) -> str:
 
 
 def address() -> str:
-    return os.environ.get("SAMPAN_POD_IP") or "127.0.0.1"
+    """Where a server listens: the pod's address in a network it shares, everywhere in one of its own."""
+    return os.environ.get("SAMPAN_POD_IP") or "0.0.0.0"  # noqa: S104
 
 
 def unprivileged() -> tuple[int, int] | None:
