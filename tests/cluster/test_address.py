@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from sampan.cluster.address import SLICES, acquire, can_bind, free_port
+from sampan.cluster.address import SLICES, acquire, can_bind, keep_port
 
 
 def test_a_slice_is_kept_and_has_one_owner(tmp_path: Path) -> None:
@@ -51,12 +52,23 @@ def test_a_record_that_makes_no_sense_is_replaced(tmp_path: Path) -> None:
         owned.close()
 
 
-def test_a_taken_port_is_passed_over() -> None:
-    import socket
-
+def test_a_port_is_kept_while_nobody_else_has_it(tmp_path: Path) -> None:
+    record, other = tmp_path / "proxy/port", tmp_path / "other"
+    port, holder = keep_port(record, 18000)
+    assert record.read_text() == f"{port}\n"
+    other.write_text(f"{port}\n")
+    second, more = keep_port(other, 18000)  # nobody listens on the first yet; it is taken all the same
+    assert second != port
+    holder.close()
+    again, holder = keep_port(record, 1)
+    assert again == port
+    holder.close()
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
         taken.listen(1)
-        port = taken.getsockname()[1]
         assert can_bind("127.0.0.1", port) is not None
-        assert free_port("127.0.0.1", port) != port
+        third, last = keep_port(record, 1)
+        assert third not in (port, second)
+    more.close()
+    last.close()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Of those that no outgoing connection is given by itself: one would keep a server from starting again on its port,
+    or, made to that very port while the server is away, be answered by itself."""
+    while True:
+        port = random.randrange(12_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def accepts(port: int) -> bool:
@@ -34,6 +38,9 @@ def until(condition: Callable[[], Any], seconds: float = 15, what: str = "condit
             return result
         time.sleep(0.02)
     raise AssertionError(f"{what} did not come true within {seconds:g} s")
+
+
+ServerT = TypeVar("ServerT", bound="Server")
 
 
 class Server:
@@ -96,3 +103,18 @@ class Server:
                 self.process.wait(15)
         if self.process is not None and (self.group or self.process.poll() is None):
             self.kill()
+
+
+@contextlib.contextmanager
+def running(server: ServerT) -> Iterator[ServerT]:
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def running_again(server: ServerT) -> ServerT:
+    """`server`, started once more if a test has killed it."""
+    if server.process is None or server.process.poll() is not None:
+        server.start()
+    return server

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import json
 import shutil
 import ssl
 import urllib.request
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.servers.base import Server, free_port
+from tests.servers.certificates import Authority
 
 
 class EtcdServer(Server):
@@ -74,7 +69,7 @@ def start_etcd(directory: Path, *, tls: bool = False) -> EtcdServer:
     ]
     context = None
     if tls:
-        _certificates(directory)
+        Authority().directory(directory, "etcd")
         command += ["--cert-file", str(directory / "tls.crt"), "--key-file", str(directory / "tls.key")]
         command += ["--trusted-ca-file", str(directory / "ca.crt"), "--client-cert-auth"]
         context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
@@ -86,28 +81,3 @@ def start_etcd(directory: Path, *, tls: bool = False) -> EtcdServer:
 
 def _text(data: str) -> str:
     return base64.b64encode(data.encode()).decode()
-
-
-def _certificates(directory: Path) -> None:
-    """ca.crt, and tls.crt with tls.key for both ends."""
-    now, names = datetime.datetime.now(datetime.UTC), {}
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    for what, own in (("authority", authority_key), ("etcd", key)):
-        names[what] = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, what)])
-        builder = x509.CertificateBuilder(
-            names["authority"],
-            names[what],
-            own.public_key(),
-            x509.random_serial_number(),
-            now - datetime.timedelta(hours=1),
-            now + datetime.timedelta(days=1),
-        ).add_extension(x509.BasicConstraints(what == "authority", None), True)
-        if what == "etcd":
-            alternative = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-            builder = builder.add_extension(alternative, False)
-        certificate = builder.sign(authority_key, hashes.SHA256())
-        name = "ca.crt" if what == "authority" else "tls.crt"
-        (directory / name).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (directory / "tls.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )

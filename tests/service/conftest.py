@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -15,6 +17,17 @@ from sampan.service.http.middleware import Middleware
 from sampan.service.http.server import Server
 from sampan.service.telemetry.logs import Output, Redactor
 from sampan.service.telemetry.metrics import Registry
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A Process sets up the logging of the interpreter it is in: not for the tests that come after."""
+    root, hook = logging.getLogger(), sys.excepthook
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], sys.excepthook = handlers, hook
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 class Served:

@@ -355,7 +355,9 @@ def test_stateful_sets_and_daemon_sets_roll(cluster: System) -> None:
     assert "create Pod st-1 in StatefulSet st successful" in cluster.kubectl("describe", "statefulset", "st")
     assert "Number of Nodes Scheduled with Available Pods: 1" in cluster.kubectl("describe", "daemonset", "ds")
     cluster.kubectl("delete", "-f", str(MANIFESTS / "sets.yaml"), "--timeout=30s")
-    assert cluster.kubectl("get", "pods", "-l", "app in (st,ds)", "-o", "name") == ""
+    # the sets are gone, their pods follow
+    left = ("get", "pods", "-l", "app in (st,ds)", "-o", "name")
+    until(lambda: cluster.kubectl(*left) == "", 60, "the pods of the sets are gone")
     # the claims of a StatefulSet outlive it
     assert cluster.kubectl("delete", "pvc", "d-st-0", "d-st-1", "--timeout=20s").count("deleted") == 2
 

@@ -85,16 +85,6 @@ def _lock(number: int) -> socket.socket | None:
     return None
 
 
-def free_port(host: str, preferred: int, attempts: int = 200) -> int:
-    """`preferred` if it can be bound on `host`, else the next port that can, else any free one."""
-    for port in range(preferred, min(preferred + attempts, 65536)):
-        if can_bind(host, port) is None:
-            return port
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
 def reserve_port(preferred: int, attempts: int = 200) -> tuple[int, socket.socket]:
     """A free TCP port of 127.0.0.1 from `preferred` on, and a UDP socket on the same number: while it is open, no other
     cluster chooses this port, though nobody listens there yet. Raises OSError."""
@@ -106,6 +96,18 @@ def reserve_port(preferred: int, attempts: int = 200) -> tuple[int, socket.socke
                 return port, holder
         holder.close()
     raise OSError(f"no free port on 127.0.0.1 between {preferred} and {preferred + attempts}")
+
+
+def keep_port(record: Path, preferred: int) -> tuple[int, socket.socket]:
+    """`reserve_port` from the port in the file `record` on, or from `preferred`; written there. Raises OSError."""
+    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(OSError, ValueError):
+        preferred = int(record.read_text())
+    port, holder = reserve_port(preferred)
+    beside = record.with_name(f".{record.name}.new")
+    beside.write_text(f"{port}\n")
+    beside.replace(record)
+    return port, holder
 
 
 def can_bind(host: str, port: int) -> OSError | None:

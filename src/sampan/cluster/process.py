@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sampan.cluster.address import Slice, acquire, reserve_port
+from sampan.cluster.address import Slice, acquire, keep_port
 
 if TYPE_CHECKING:
     from sampan.cluster.kubelet.zygote import Zygote
+    from sampan.cluster.network.pods import PodNetwork
     from sampan.kube.objects import Object
 
 log = logging.getLogger("sampan.cluster")
@@ -36,6 +37,7 @@ log = logging.getLogger("sampan.cluster")
 _PR_SET_PDEATHSIG = 1
 API_PORT = 6443
 STOP_SECONDS = 30.0
+AUTO, PODS, LOOPBACK = MODES = ("auto", "pods", "loopback")
 
 
 class AlreadyRunning(Exception):
@@ -91,7 +93,8 @@ def lock(directory: Path) -> int:
 class Cluster:
     """One cluster in `directory`. `run` serves until a signal."""
 
-    def __init__(self, directory: Path, zygote: Zygote, phases: Phases, lock: int) -> None:
+    def __init__(self, directory: Path, zygote: Zygote, phases: Phases, lock: int, network: str = AUTO) -> None:
+        self._mode = network
         self._lock = lock
         self.directory = directory
         self.phases = phases
@@ -137,11 +140,12 @@ class Cluster:
         phases = self.phases
         phases.done("imports")
         self._slice = owned = acquire(self.directory)
+        router = self._zygote.router(owned.number) if self._mode == PODS else None
         store = Store.open(self.directory / "cluster.db")
         self._stops.append(("store", store.close))
         phases.done("store")
         pki = Pki(self.directory / "pki")
-        pki.ensure(("127.0.0.1", owned.node, f"127.{owned.number}.128.1"))
+        pki.ensure(("127.0.0.1", owned.node, f"127.{owned.number}.128.1", f"10.{owned.number}.0.1"))
         phases.done("certificates")
         settings = {"service_cidr": owned.service_cidr, "node_name": "sampan", "node_ip": owned.node}
         api = ApiServer(store, pki, settings)
@@ -152,7 +156,7 @@ class Cluster:
         api.write_kubeconfig(self.directory / "kubeconfig", server)
         # The ingress port is known before Envoy listens, so that cluster.json is complete from its first version.
         ingress = self._reserve("proxy/ingress-port", 8080)
-        self._reserve("proxy/ingress-tls-port", 8443)
+        tls = self._reserve("proxy/ingress-tls-port", 8443)
         self.info = {
             "pid": os.getpid(),
             "server": server,
@@ -164,9 +168,31 @@ class Cluster:
         self._write("cluster.json", json.dumps(self.info) + "\n")
         phases.done("API server")
         phases.report("API ready")
-        await self._start_node(api, port, owned)
+        network = await self._network(router, owned)
+        await self._start_node(api, port, owned, (ingress, tls), network)
 
-    async def _start_node(self, api: Any, port: int, owned: Slice) -> None:
+    async def _network(self, router: socket.socket | None, owned: Slice) -> PodNetwork | None:
+        """The network of the pods, in force; None when they share the machine's. Raises Refused where it was demanded
+        and cannot be had."""
+        if router is None:
+            return None
+        from sampan.cluster.network.gateway import Gateway
+        from sampan.cluster.network.pods import PodNetwork
+
+        network = await asyncio.to_thread(PodNetwork, owned.number, router)
+        gateway = Gateway(network)
+        await gateway.start()
+
+        async def stop() -> None:
+            await gateway.stop()
+            network.close()
+
+        self._stops.append(("network", stop))
+        return network
+
+    async def _start_node(
+        self, api: Any, port: int, owned: Slice, ingress: tuple[int, int], network: PodNetwork | None
+    ) -> None:
         from sampan.cluster import controllers
         from sampan.cluster.kubelet.kubelet import Kubelet
         from sampan.cluster.proxy.proxy import Proxy
@@ -182,12 +208,19 @@ class Cluster:
                 await proxy.drained(pod)
 
         kubelet = Kubelet(
-            client, self.directory, f"127.{owned.number}", self._zygote, drained=drained, api_address=address
+            client,
+            self.directory,
+            f"127.{owned.number}",
+            self._zygote,
+            drained=drained,
+            api_address=address,
+            network=network,
         )
         api.runtime = kubelet
         ca = (self.directory / "pki" / "ca.crt").read_text()
         manager = controllers.manager(client, usage=kubelet.usage, volumes=self.directory / "volumes", ca=ca)
-        proxy = Proxy(manager.cache, owned, self.directory / "proxy", api=("127.0.0.1", port))
+        server = ("127.0.0.1" if network is None else network.router, port)
+        proxy = Proxy(manager.cache, owned, self.directory / "proxy", api=server, ports=ingress, network=network)
         phases.done("node imports")
         self._stops.append(("proxy", proxy.stop))
         await proxy.start()
@@ -196,6 +229,7 @@ class Cluster:
         self._stops.append(("controllers", manager.stop))
         await asyncio.gather(kubelet.start(), manager.start())
         missing = msgspec.structs.asdict(kubelet.capabilities)
+        self.info["network"] = PODS if network is not None else LOOPBACK
         self.info["isolation"] = {name: reason or "in force" for name, reason in missing.items()}
         self._write("cluster.json", json.dumps(self.info) + "\n")
         phases.done("kubelet and controllers")
@@ -225,13 +259,8 @@ class Cluster:
     def _reserve(self, name: str, preferred: int) -> int:
         """A port of 127.0.0.1, the kept one if it is free (a copied kubeconfig stays good); held against other clusters
         until this one ends."""
-        record = self.directory / name
-        record.parent.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(OSError, ValueError):
-            preferred = int(record.read_text())
-        port, holder = reserve_port(preferred)
+        port, holder = keep_port(self.directory / name, preferred)
         self._held.append(holder)
-        self._write(name, f"{port}\n")
         return port
 
     def _write(self, name: str, text: str) -> None:
@@ -254,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 after a signal, 1 when it could not start, 2 when a cluster already runs there."""
     parser = argparse.ArgumentParser(prog="python -m sampan.cluster", description="Run a cluster in a directory.")
     parser.add_argument("--directory", required=True, type=Path)
+    parser.add_argument("--network", choices=MODES, default=AUTO, help="what pods have (see the guide)")
     parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this ends")
     arguments = parser.parse_args(argv)
     if arguments.with_parent:
@@ -275,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # First of all: it imports the common libraries while we start, on the other core.
     zygote = Zygote.start()
     phases.done("interpreter")
-    cluster = Cluster(directory, zygote, phases, held)
+    cluster = Cluster(directory, zygote, phases, held, arguments.network)
     try:
         _run(cluster.run())
     except Exception:

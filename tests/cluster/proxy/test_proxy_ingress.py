@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from sampan.kube import kinds
 from sampan.kube.client import Client
 from sampan.kube.transport import Request
 from sampan.operator.cache import Cache
+from tests.servers.certificates import Authority
 
 Any_ = Any
 
@@ -140,12 +140,13 @@ async def test_until_the_rules_are_known_it_is_503_not_404(
 
 
 async def test_tls_by_server_name(
-    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+    proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, tmp_path: Path
 ) -> None:
     await _services(objects, addresses, backends, make, "web")
     rules = [rule("shop.test", ("/", "Prefix", "web"))]
     objects.put(kinds.INGRESS, ingress("secure", rules, tls=[{"hosts": ["shop.test"], "secretName": "cert"}]))
-    secret = {"metadata": {"name": "cert", "namespace": "default"}, "type": "kubernetes.io/tls", "data": _certificate()}
+    data = _certificate(tmp_path)
+    secret = {"metadata": {"name": "cert", "namespace": "default"}, "type": "kubernetes.io/tls", "data": data}
     objects.put(kinds.SECRET, secret)
     assert await proxy.settled()
     context = ssl.create_default_context()
@@ -160,27 +161,6 @@ async def test_tls_by_server_name(
     assert b"web GET /x" in answer
 
 
-def _certificate() -> dict[str, str]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shop.test")])
-    present = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(present - timedelta(hours=1))
-        .not_valid_after(present + timedelta(hours=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    return {
-        "tls.crt": base64.b64encode(certificate.public_bytes(pem)).decode(),
-        "tls.key": base64.b64encode(key.private_bytes(pem, private, serialization.NoEncryption())).decode(),
-    }
+def _certificate(directory: Path) -> dict[str, str]:
+    made = Authority().directory(directory / "shop.test", "shop.test")
+    return {name: base64.b64encode((made / name).read_bytes()).decode() for name in ("tls.crt", "tls.key")}

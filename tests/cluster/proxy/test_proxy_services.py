@@ -87,7 +87,10 @@ async def test_no_request_is_lost_while_endpoints_change(
         for round_ in range(10):
             fresh = await backends(f"pod-{round_ + 1}", port=current.port, delay=0.002)
             objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [current, fresh], port="http"))
-            await asyncio.sleep(0.05)
+            enough = served + 30
+            async with asyncio.timeout(30):
+                while served < enough:
+                    await asyncio.sleep(0.01)
             # as the kubelet does: before the slice has changed at all
             assert await proxy.drained({"metadata": {"name": current.name, "uid": f"pod-{current.name}"}})
             await asyncio.sleep(0.01)  # requests in flight end
@@ -97,7 +100,6 @@ async def test_no_request_is_lost_while_endpoints_change(
         running = False
         await asyncio.gather(*clients)
     assert not failures
-    assert served > 300
 
 
 async def test_a_dead_endpoint_costs_no_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -18,7 +19,9 @@ from sampan.service.messaging.port import Broker
 from tests.conformance.ports.databases import ENGINES, new_database
 from tests.conformance.ports.messaging import BROKERS, connected, metadata, new_name
 from tests.faults import FaultProxy
-from tests.servers.base import Server, free_port, until
+from tests.servers.base import Server, free_port, running, running_again, until
+from tests.servers.consul import start_consul, start_consul_api
+from tests.servers.etcd import start_etcd
 from tests.servers.kafka import start_kafka
 from tests.servers.mariadb import start_mariadb
 from tests.servers.nats import start_nats
@@ -26,14 +29,6 @@ from tests.servers.postgresql import Postgres, start_postgresql
 from tests.servers.rabbitmq import start_rabbitmq
 from tests.servers.redis import start_redis
 from tests.servers.s3 import start_s3
-
-
-@contextlib.contextmanager
-def running(server: Server) -> Iterator[Server]:
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +60,43 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def own_redis(tmp_path: Path) -> Iterator[Server]:
     with running(start_redis(tmp_path)) as server:
         yield server
+
+
+@pytest.fixture
+def patient_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine busy with other tests may take longer than a service would wait."""
+    monkeypatch.setattr("sampan.service.cache.redis.SECONDS", 10.0)
+
+
+REGISTRIES: dict[str, Callable[[Path], Server]] = {
+    "etcd": start_etcd,
+    "consul": start_consul,
+    "consul-api": start_consul_api,
+}
+
+
+def _started_when_asked_for(factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda name: stack.enter_context(running(REGISTRIES[name](factory.mktemp(name)))))
+
+
+@pytest.fixture(scope="session")
+def coordination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """`coordination("etcd")` is the session's server of that kind."""
+    yield from _started_when_asked_for(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def killable_coordination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    yield from _started_when_asked_for(tmp_path_factory)
+
+
+@pytest.fixture(params=REGISTRIES)
+def own_coordination(
+    request: pytest.FixtureRequest, killable_coordination: Callable[[str], Server]
+) -> tuple[str, Server]:
+    """Its kind, and one that a test may kill; it runs when the test begins."""
+    return request.param, running_again(killable_coordination(request.param))
 
 
 @pytest.fixture(scope="session")
@@ -206,9 +238,7 @@ def killable_broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
 @pytest.fixture
 def own_broker(killable_broker: Server) -> Server:
     """One that a test may kill; it runs when the test begins."""
-    if killable_broker.process is None or killable_broker.process.poll() is not None:
-        killable_broker.start()
-    return killable_broker
+    return running_again(killable_broker)
 
 
 @pytest.fixture

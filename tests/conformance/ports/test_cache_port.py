@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from sampan.model import Local
 from sampan.service.bindings import Binding, BindingError
 from sampan.service.cache import cache as caching
 from sampan.service.cache import redis
 from sampan.service.cache.cache import TwoLevelCache
-from sampan.service.cache.invalidation import Invalidations
 from sampan.service.cache.local import LocalLevel
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, Context
 from sampan.service.telemetry.metrics import Registry
+from tests.conformance.ports.caches import Replica, replicas, until
 from tests.faults import FaultProxy
-from tests.servers.base import Server
-from tests.servers.redis import start_redis, start_redis_with_tls
+
+pytestmark = pytest.mark.usefixtures("patient_cache")
 
 
 class Price(msgspec.Struct):
@@ -40,60 +32,10 @@ class Price(msgspec.Struct):
     cents: int
 
 
-class Replica:
-    """One process's cache."""
-
-    def __init__(self, uri: str, local: Local | None = None, **values: str) -> None:
-        self.registry = Registry()
-        binding = Binding("cache-test", uri.partition(":")[0], uri, values)
-        self.cache = TwoLevelCache("test", binding, self.registry, local)
-        self.news = None if self.cache.local is None else Invalidations(self.cache.level, self.cache.local, "test:")
-
-    async def start(self) -> Replica:
-        if self.news is not None:
-            await self.news.start()
-            await until(lambda: self.cache.local is not None and self.cache.local.open)
-        return self
-
-    async def stop(self) -> None:
-        if self.news is not None:
-            await self.news.stop()
-        await self.cache.close()
-
-    def loads(self, outcome: str) -> float:
-        return self.cache.loads.value("test", outcome)
-
-    def count(self, level: str, operation: str, outcome: str) -> float:
-        return self.cache.requests.value("test", level, operation, outcome)
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.005)
-
-
-@contextlib.asynccontextmanager
-async def replicas(number: int, uri: str, local: Local | None = None) -> AsyncIterator[list[Replica]]:
-    started = [await Replica(uri, local).start() for _ in range(number)]
-    try:
-        yield started
-    finally:
-        for replica in started:
-            await replica.stop()
-
-
 @pytest.fixture(params=["redis", "local"])
 async def cache(redis_server: Any, request: pytest.FixtureRequest) -> AsyncIterator[TwoLevelCache]:
     async with replicas(1, redis_server.uri, Local() if request.param == "local" else None) as (replica,):
         yield replica.cache
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine busy with other tests may take longer than a service would wait."""
-    monkeypatch.setattr(redis, "SECONDS", 10.0)
 
 
 @pytest.fixture
@@ -423,73 +365,6 @@ async def test_a_process_with_a_read_grant_cannot_write(redis_server: Any) -> No
             await write
     assert await cache.get("a-key") is None
     await cache.close()
-
-
-PASSWORD = "pa55/w:rd@x"
-
-
-async def works(replica: Replica) -> None:
-    await replica.cache.set("a", b"1", 5)
-    assert await replica.cache.get("a") == b"1"
-    await replica.cache.check()
-
-
-async def test_the_password_is_that_of_the_binding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    users = ("--user", "default", "off", "--user", "web", "on", f">{PASSWORD}", "~*", "&*", "+@all")
-    with contextlib.closing(Stopping(start_redis(tmp_path, *users))) as server:
-        right = Replica(server.uri, Local(), username="web", password=PASSWORD)
-        await right.start()
-        await works(right)
-        await right.stop()
-        within = Replica(server.uri.replace("://", f"://web:{quote(PASSWORD, safe='')}@"))
-        await works(within)
-        await within.stop()
-        wrong = Replica(server.uri, username="web", password="another-" + PASSWORD)
-        assert await wrong.cache.get("a") is None
-        with pytest.raises(Exception, match="invalid username-password"):
-            await wrong.cache.check()
-        await wrong.stop()
-    assert PASSWORD not in caplog.text
-
-
-async def test_tls_by_the_authority_of_the_binding(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    certificate_for_loopback(certificate, key)
-    with contextlib.closing(Stopping(start_redis_with_tls(tmp_path, certificate, key))) as server:
-        trusting = await Replica(server.uri, Local(), ca=certificate.read_text()).start()
-        await works(trusting)
-        await trusting.stop()
-        doubting = Replica(server.uri)
-        with pytest.raises(Exception, match=r"(?i)certificate"):
-            await doubting.cache.check()
-        assert await doubting.cache.get("a") is None
-        await doubting.stop()
-
-
-class Stopping:
-    """A server as `contextlib.closing` ends it."""
-
-    def __init__(self, server: Server) -> None:
-        self.uri, self.close = server.uri, server.stop
-
-
-def certificate_for_loopback(certificate: Path, key: Path) -> None:
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(private, hashes.SHA256())
-    )
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    key.write_bytes(
-        private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
-    )
 
 
 async def test_the_prefix_is_the_cache_name_or_the_bindings(redis_server: Any, key: str) -> None:

@@ -25,7 +25,6 @@ from sampan.service.process import load_string
 from sampan.service.telemetry.metrics import Registry
 from tests.faults import FaultProxy
 from tests.servers.base import Server
-from tests.servers.consul import start_consul, start_consul_api
 from tests.servers.etcd import EtcdServer, start_etcd
 
 
@@ -107,39 +106,17 @@ class Store:
             await config.stop()
 
 
-START: dict[str, Callable[[Path], Server]] = {
-    "etcd": start_etcd,
-    "consul": start_consul,
-    "consul-api": start_consul_api,
-}
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
-    started: dict[str, Server] = {}
-
-    def get(name: str) -> Server:
-        if name not in started:
-            started[name] = START[name](tmp_path_factory.mktemp(name))
-        return started[name]
-
-    yield get
-    for server in started.values():
-        server.stop()
-
-
 @pytest.fixture(params=["files", "etcd", "etcd-document", "consul", "consul-api", "consul-api-document"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], Server]) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path, coordination: Callable[[str], Server]) -> Store:
     kind: str = request.param
-    return Store(kind, tmp_path / "mount", None if kind == "files" else servers(kind.removesuffix("-document")))
+    return Store(kind, tmp_path / "mount", None if kind == "files" else coordination(kind.removesuffix("-document")))
 
 
-@pytest.fixture(params=["etcd", "consul", "consul-api"])
-def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture
+def own(own_coordination: tuple[str, Server], tmp_path: Path) -> Store:
     """A store whose server the test may kill."""
-    server = START[request.param](tmp_path)
-    yield Store(request.param, tmp_path, server)
-    server.stop()
+    kind, server = own_coordination
+    return Store(kind, tmp_path, server)
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ from sampan.service.http.readiness import Check, Readiness
 from sampan.service.process import load_string
 from tests.faults import FaultProxy
 from tests.servers.base import Server
-from tests.servers.consul import start_consul, start_consul_api
-from tests.servers.etcd import EtcdServer, start_etcd
+from tests.servers.etcd import EtcdServer
 
 
 def opened(uri: str, **values: str) -> Registry:
@@ -132,46 +131,23 @@ async def cluster(directory: Path, allowed: bool = True) -> AsyncIterator[Cluste
         await store.close()
 
 
-START: dict[str, Callable[[Path], Server]] = {
-    "etcd": start_etcd,
-    "consul": start_consul,
-    "consul-api": start_consul_api,
-}
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
-    started: dict[str, Server] = {}
-
-    def get(name: str) -> Server:
-        if name not in started:
-            started[name] = START[name](tmp_path_factory.mktemp(name))
-        return started[name]
-
-    yield get
-    for server in started.values():
-        server.stop()
-
-
 @pytest.fixture(params=["etcd", "consul", "consul-api", "kubernetes"])
 async def place(
-    request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], Server]
+    request: pytest.FixtureRequest, tmp_path: Path, coordination: Callable[[str], Server]
 ) -> AsyncIterator[Place]:
     if request.param == "kubernetes":
         async with cluster(tmp_path) as found:
             yield found
         return
-    made = Place(servers(request.param).uri)
+    made = Place(coordination(request.param).uri)
     yield made
     await made.registry.close()
 
 
-@pytest.fixture(params=["etcd", "consul", "consul-api"])
-def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+@pytest.fixture
+def own(own_coordination: tuple[str, Server]) -> Server:
     """A server the test may kill."""
-    server = START[request.param](tmp_path)
-    yield server
-    server.stop()
+    return own_coordination[1]
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> None:
@@ -328,9 +304,9 @@ async def test_a_registration_follows_readiness_and_is_renewed_and_remade(own: A
 
 
 async def test_etcd_holds_what_the_layout_says_and_reads_what_others_write(
-    servers: Callable[[str], Server],
+    coordination: Callable[[str], Server],
 ) -> None:
-    server = servers("etcd")
+    server = coordination("etcd")
     assert isinstance(server, EtcdServer)
     place = Place(server.uri)
     await place.add(1)
@@ -403,10 +379,10 @@ async def orders(scope, receive, send):
 
 
 async def test_instances_come_and_go_under_load_without_a_failed_request(
-    servers: Callable[[str], Server], tmp_path: Path, serve: Any
+    coordination: Callable[[str], Server], tmp_path: Path, serve: Any
 ) -> None:
     """One is added, one stops, one is killed, while another service calls them all the time."""
-    server = servers("etcd")
+    server = coordination("etcd")
     assert isinstance(server, EtcdServer)
     (tmp_path / "system.py").write_text(SYSTEM)
     (tmp_path / "web.py").write_text(WEB)

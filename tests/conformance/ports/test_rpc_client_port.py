@@ -222,6 +222,26 @@ async def test_what_a_callee_said_is_not_what_we_say() -> None:
                 assert "of the callee" not in str(failed.value.details())
 
 
+@pytest.mark.parametrize("method", ["Up", "Both"])
+async def test_an_answer_before_the_last_message_is_the_answer(method: str) -> None:
+    """The server refuses while more is being sent, which fails on the ended stream."""
+
+    class Refusing(Echo):
+        async def Up(self, requests: Any, context: Any) -> Any:
+            await context.abort(Code.RESOURCE_EXHAUSTED, "enough")
+
+        async def Both(self, requests: Any, context: Any) -> None:
+            await context.abort(Code.RESOURCE_EXHAUSTED, "enough")
+
+    async with plain_server(Refusing()) as port, Using(f"127.0.0.1:{port}") as client:
+        for number in range(100):
+            call = getattr(client.stub, method)(stream(*["x" * 10_000] * 30))
+            with pytest.raises(RpcError) as failed:
+                await (call if method == "Up" else call.read())
+            assert (failed.value.code(), failed.value.details()) == (Code.RESOURCE_EXHAUSTED, "enough"), number
+        await until(lambda: client.count(method, "RESOURCE_EXHAUSTED") == 100)
+
+
 # -- faults between ---------------------------------------------------------------------------------------------------
 
 

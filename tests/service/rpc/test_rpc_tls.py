@@ -16,7 +16,7 @@ from sampan.service.rpc import credentials
 from sampan.service.rpc.client import Channel, RpcError, Target
 from sampan.service.telemetry.context import Context
 from sampan.service.telemetry.metrics import Registry
-from tests.service.rpc.certificates import Authority
+from tests.servers.certificates import Authority
 from tests.service.rpc.echo import EchoStub, say, serving
 
 SPIFFE = "spiffe://example.org/shop/orders"
@@ -41,8 +41,8 @@ def channel(port: int, identity: Identity | None) -> Channel:
 
 async def test_a_certificate_says_who_calls(tmp_path: Path) -> None:
     authority, guard = Authority(), Seeing()
-    ours = Identity(authority.issue(tmp_path / "server", "echo"), "required")
-    theirs = Identity(authority.issue(tmp_path / "client", "orders", SPIFFE))
+    ours = Identity(authority.directory(tmp_path / "server", "echo"), "required")
+    theirs = Identity(authority.directory(tmp_path / "client", "orders", SPIFFE))
     async with serving(guards=(guard,), identity=ours) as served:
         known = channel(served.server.port, theirs)
         assert (await known.stub(EchoStub).Say(say("a"))).value == "a"
@@ -52,7 +52,7 @@ async def test_a_certificate_says_who_calls(tmp_path: Path) -> None:
         assert tls["client_certificate"]["subjectAltName"] == (("URI", SPIFFE), ("DNS", "orders"))
         assert tls["client_certificate"]["subject"] == ((("commonName", "orders"),),)
         # who shows none, or one of somebody else's, does not get in
-        stranger = Identity(Authority("other").issue(tmp_path / "stranger", "orders", SPIFFE))
+        stranger = Identity(Authority("other").directory(tmp_path / "stranger", "orders", SPIFFE))
         (tmp_path / "stranger/ca.crt").write_bytes((tmp_path / "server/ca.crt").read_bytes())
         unknown = channel(served.server.port, stranger)
         with pytest.raises(RpcError) as failed:
@@ -74,16 +74,16 @@ async def test_replaced_certificates_are_used_by_new_connections(
 ) -> None:
     monkeypatch.setattr(client_module, "_LOOK_SECONDS", 0.0)
     first, guard = Authority("first"), Seeing()
-    ours = Identity(first.issue(tmp_path / "server", "echo"), "required")
-    theirs = Identity(first.issue(tmp_path / "client", "orders", SPIFFE))
+    ours = Identity(first.directory(tmp_path / "server", "echo"), "required")
+    theirs = Identity(first.directory(tmp_path / "client", "orders", SPIFFE))
     async with serving(guards=(guard,), identity=ours) as served:
         using = channel(served.server.port, theirs)
         stub: Any = using.stub(EchoStub)
         await stub.Say(say("a"))
         # everything is signed anew by another authority: only who follows the files can still speak
         second = Authority("second")
-        second.issue(tmp_path / "server", "echo")
-        second.issue(tmp_path / "client", "orders", SPIFFE + "/v2")
+        second.directory(tmp_path / "server", "echo")
+        second.directory(tmp_path / "client", "orders", SPIFFE + "/v2")
         give_up = time.monotonic() + 10
         while guard.seen[-1]["client_certificate"]["subjectAltName"][0][1] != SPIFFE + "/v2":
             assert time.monotonic() < give_up

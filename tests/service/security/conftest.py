@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -51,18 +49,14 @@ Securing = Callable[..., AbstractAsyncContextManager[Secured]]
 
 
 @pytest.fixture
-def quiet() -> Iterator[None]:
-    """Logging as it was, after a Process has set up its own."""
-    root, hook = logging.getLogger(), sys.excepthook
-    handlers, level = root.handlers[:], root.level
+def unbound() -> Iterator[None]:
+    """No process's security is left behind."""
     yield
-    root.handlers[:], sys.excepthook = handlers, hook
-    root.setLevel(level)
     security.bind(None, None)
 
 
 @pytest.fixture
-def securing(quiet: None) -> Securing:
+def securing(unbound: None) -> Securing:
     """`async with securing(app, Security(...)) as secured`."""
 
     @contextlib.asynccontextmanager

@@ -247,7 +247,7 @@ async def test_a_service_keeps_its_audit_log(
     assert "nonsense" not in path.read_text()
 
 
-def test_without_a_process_there_is_none(quiet: None) -> None:
+def test_without_a_process_there_is_none(unbound: None) -> None:
     with pytest.raises(NotBound):
         security.audit("x")
 
@@ -269,7 +269,7 @@ def test_an_entry_that_is_synced_has_its_head_beside_it(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_job_has_one(quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_has_one(unbound: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMPAN_AUDIT_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("POD_NAME", "nightly-7")
     process = Process(Job("nightly", run="jobs:nightly"))

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import pytest
 from argon2 import PasswordHasher
 
-from tests.service.security.authority import Authority
+from tests.servers.certificates import Authority
 
 SYSTEM = """
 import msgspec

@@ -14,7 +14,7 @@ from sampan.model import PeerIdentity, Security
 from sampan.service import security
 from sampan.service.bindings import BindingError
 from sampan.service.http.tls import Identity
-from tests.service.security.authority import Authority
+from tests.servers.certificates import Authority
 from tests.service.security.conftest import Securing, whoami
 
 ADA = "spiffe://shop.example/ns/shop/sa/ada"

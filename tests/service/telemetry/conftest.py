@@ -152,6 +152,11 @@ def exporting() -> Exporting:
     return run
 
 
+def said(caplog: pytest.LogCaptureFixture, logger: str = "sampan.telemetry") -> list[str]:
+    """What `logger` has said; its level is the test's to set."""
+    return [record.getMessage() for record in caplog.records if record.name == logger]
+
+
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():

@@ -22,7 +22,7 @@ from sampan.service.http.middleware import Refusal
 from sampan.service.telemetry import otlp, tracing
 from sampan.service.telemetry.context import SAMPLER, from_headers
 from sampan.service.telemetry.metrics import DEFAULT_BUCKETS, MAX_SERIES, Registry
-from tests.service.telemetry.conftest import Collector, Exporting, until
+from tests.service.telemetry.conftest import Collector, Exporting, said, until
 
 openmetrics: Any = openmetrics_parser.text_string_to_metric_families
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -208,7 +208,7 @@ def test_a_metric_has_so_many_series_and_no_more(caplog: pytest.LogCaptureFixtur
     assert {key[0]: value for key, value in refused.values.items()} == dict.fromkeys(
         ("calls_total", "depth", "wait_seconds"), 50
     )
-    assert len(caplog.records) == 3
+    assert len(said(caplog)) == 3
     with pytest.raises(ValueError, match="who"):
         counter.add("one label only")
 

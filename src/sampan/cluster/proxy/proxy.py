@@ -14,10 +14,13 @@ import asyncio
 import base64
 import errno
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
-from sampan.cluster.address import Slice, can_bind, free_port
+from sampan.cluster.address import Slice, can_bind, keep_port
+from sampan.cluster.network.frontend import alias
+from sampan.cluster.network.pods import PodNetwork
 from sampan.cluster.proxy import ingress as ingresses
 from sampan.cluster.proxy import resources, services
 from sampan.cluster.proxy.envoy import Envoy
@@ -46,15 +49,26 @@ def _service_of(piece: Object) -> list[str]:
 
 
 class Proxy:
-    """Runs Envoy in `directory` for the cluster that `cache` follows. `api` is where the API server listens."""
+    """Runs Envoy in `directory` for the cluster that `cache` follows. `api` is where the API server listens; `ports`
+    are the ingress's, plain and TLS, which the caller holds: without them it reserves two."""
 
-    def __init__(self, cache: Cache, addresses: Slice, directory: Path, *, api: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        addresses: Slice,
+        directory: Path,
+        *,
+        api: tuple[str, int] | None = None,
+        ports: tuple[int, int] | None = None,
+        network: PodNetwork | None = None,
+    ) -> None:
         self.client = cache.client
         self.addresses = addresses
         self.directory = directory
-        self.envoy = Envoy(directory)
-        self.ingress_port = 0
-        self.ingress_tls_port = 0
+        self.envoy = Envoy(directory, network)
+        self._network = network
+        self.ingress_port, self.ingress_tls_port = ports or (0, 0)
+        self._held: list[socket.socket] = []
         self._api = api
         self._events = Recorder(cache.client, "sampan-proxy")
         self._said: set[tuple[str, str, str]] = set()
@@ -86,8 +100,9 @@ class Proxy:
     async def start(self) -> None:
         """Start Envoy and follow the cluster. Returns when Envoy has been spawned. Raises EnvoyMissing."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.ingress_port = self._keep_port("ingress-port", 8080)
-        self.ingress_tls_port = self._keep_port("ingress-tls-port", 8443)
+        if not self.ingress_port:
+            self.ingress_port = self._reserve("ingress-port", 8080)
+            self.ingress_tls_port = self._reserve("ingress-tls-port", 8443)
         self.envoy.prepare()
         self._write("cds/clusters.json", resources.CLUSTER, "cluster_manager.cds", [])
         self._write("rds/ingress.json", resources.ROUTES, "", [ingresses.unknown_yet(_INGRESS)])
@@ -114,21 +129,16 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._events.flush()
         await self.envoy.stop()
+        for holder in self._held:
+            holder.close()
 
     @property
     def ingress_url(self) -> str:
         return f"http://127.0.0.1:{self.ingress_port}"
 
-    def _keep_port(self, name: str, preferred: int) -> int:
-        record = self.directory / name
-        try:
-            kept = int(record.read_text())
-            if can_bind("127.0.0.1", kept) is None:
-                return kept
-        except (OSError, ValueError):
-            pass
-        port = free_port("127.0.0.1", preferred)
-        record.write_text(f"{port}\n")
+    def _reserve(self, name: str, preferred: int) -> int:
+        port, holder = keep_port(self.directory / name, preferred)
+        self._held.append(holder)
         return port
 
     # -- what the kubelet asks -------------------------------------------------------------------------------------
@@ -291,14 +301,24 @@ class Proxy:
                 if port.protocol != "tcp" or self._endpoints.get(port.cluster):
                     wanted.setdefault(at, (port, service))
         listeners: dict[Address, Resource] = {}
+        inside: list[Resource] = []
         for at, (port, service) in wanted.items():
             bound = self._bindable(at, service, taken=set(wanted))
+            if self._network is None:
+                if bound is not None:
+                    listeners[bound] = services.listener(bound, port)
+                continue
+            # Twice: for the machine, and for the network of the pods, where every port can be had.
             if bound is not None:
-                listeners[bound] = services.listener(bound, port)
+                listeners[bound] = services.listener(Address(alias(bound.host), bound.port), port)
+            if at.host not in ("127.0.0.1", self.addresses.node):
+                inside.append(services.listener(at, port))
         self._unbindable = {at: reason for at, reason in self._unbindable.items() if at in wanted}
         self._listeners = listeners
         edge = self._ingress_listeners()
-        self._write("lds/listeners.json", resources.LISTENER, "listener_manager.lds", [*edge, *listeners.values()])
+        self._write(
+            "lds/listeners.json", resources.LISTENER, "listener_manager.lds", [*edge, *listeners.values(), *inside]
+        )
 
     def _bindable(self, at: Address, service: Object, taken: set[Address]) -> Address | None:
         """Where the listener for `at` can be: there, on the fallback port, or nowhere; the last two with an Event."""

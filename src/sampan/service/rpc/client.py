@@ -36,6 +36,7 @@ _CLOSE_SECONDS: Final = 2.0
 _FINISH_SECONDS: Final = 60.0  # for calls over a channel whose certificate was replaced
 _LOOK_SECONDS: Final = 5.0
 _RENEW_SECONDS: Final = 0.1
+_STATUS_SECONDS: Final = 1.0
 # the verdict on a service, not on one call
 _FAULTS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _UNANSWERED: Final = {**{code: codes.HTTP[code] for code in _FAULTS}, grpc.StatusCode.CANCELLED: 503}
@@ -265,6 +266,9 @@ class _Method:
                 owner.breaker.abandoned()
             raise
 
+        if self._kind.startswith("stream") and (core := getattr(call, "_cython_call", None)) is not None:
+            call._cython_call = _Outcome(core)
+
         def ended(done: Any) -> None:
             code = codes.known(_now(done.code()))
             self._account(code, time.perf_counter() - started)
@@ -305,6 +309,27 @@ def _now(asking: Any) -> Any:
     finally:
         asking.close()
     return None
+
+
+class _Outcome:
+    """A call of gRPC's core that ends with what the server said. To a message that can no longer be sent, because the
+    server has answered already, grpc.aio calls it an internal error, over that answer (grpc/grpc#36066)."""
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def set_internal_error(self, text: str) -> None:
+        def unless_ended() -> None:
+            if not self._core.done():
+                self._core.set_internal_error(text)
+
+        # the status is on its way, unless the core refused the message out of hand
+        asyncio.get_running_loop().call_later(_STATUS_SECONDS, unless_ended)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
 
 
 class _Call:

@@ -1,8 +1,9 @@
-"""A CA for tests, and the directories of a mounted TLS secret."""
+"""A certificate authority, and directories as a mounted TLS secret has them."""
 
 from __future__ import annotations
 
 import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+_PEM = serialization.Encoding.PEM
 
 
 def _named(name: str) -> x509.Name:
@@ -38,21 +41,23 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256())
 
     def directory(self, path: Path, name: str, uri: str = "", ca: Authority | None = None, days: int = 30) -> Path:
-        """Write tls.crt, tls.key and ca.crt of `name` to `path`, as a kubelet does: beside, and renamed into place."""
+        """Write tls.crt, tls.key and the ca.crt of `ca` to `path`, as a kubelet does: beside, and renamed into place.
+
+        The certificate is good for `name`, localhost and 127.0.0.1; one with a `uri` for that and
+        `name`. `days` < 0: it has
+        expired."""
         path.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
-        import ipaddress
-
-        names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        if uri:
-            names = [x509.UniformResourceIdentifier(uri)]
+        hosts: list[x509.GeneralName] = [
+            *(x509.DNSName(host) for host in (name, "localhost")),
+            x509.IPAddress(ip_address("127.0.0.1")),
+        ]
+        names = [x509.UniformResourceIdentifier(uri), x509.DNSName(name)] if uri else hosts
         certificate = self._signed(_named(name), key, x509.SubjectAlternativeName(names), days=days)
         files = {
-            "tls.crt": certificate.public_bytes(serialization.Encoding.PEM),
-            "tls.key": key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            ),
-            "ca.crt": (ca or self).certificate.public_bytes(serialization.Encoding.PEM),
+            "tls.crt": certificate.public_bytes(_PEM),
+            "tls.key": key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+            "ca.crt": (ca or self).certificate.public_bytes(_PEM),
         }
         for file, data in files.items():
             fresh = path / f".{file}.new"
