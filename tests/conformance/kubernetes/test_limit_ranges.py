@@ -60,8 +60,8 @@ def refused(reply: Reply, *faults: str, what: str = 'pods "p"') -> None:
 def test_a_range_fills_in_its_own_defaults(wire: Wire, ns: str) -> None:
     made = limit(
         wire, ns,
-        {"type": "Container", "max": {"cpu": "2", "memory": "1024Mi"}, "min": {"cpu": "100m", "ephemeral-storage": "1k"},
-         "default": {"cpu": "1"}},
+        {"type": "Container", "max": {"cpu": "2", "memory": "1024Mi"}, "default": {"cpu": "1"},
+         "min": {"cpu": "100m", "ephemeral-storage": "1k"}},
         {"type": "Pod", "max": {"cpu": "4"}},
     )  # fmt: skip
     item = made["spec"]["limits"][0]
@@ -144,15 +144,9 @@ def test_bounds_of_whole_pods(wire: Wire, ns: str) -> None:
 def test_bounds_of_claims(wire: Wire, ns: str) -> None:
     limit(wire, ns, {"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}})
     claims = f"/api/v1/namespaces/{ns}/persistentvolumeclaims"
-    what = 'persistentvolumeclaims "p"'
-    refused(
-        wire.post(claims, claim("p", "3Gi")), "maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 3Gi",
-        what=what,
-    )  # fmt: skip
-    refused(
-        wire.post(claims, claim("p", "1Mi")), "minimum storage usage per PersistentVolumeClaim is 1Gi, but request is 1Mi",
-        what=what,
-    )  # fmt: skip
+    what, begin = 'persistentvolumeclaims "p"', "imum storage usage per PersistentVolumeClaim is"
+    refused(wire.post(claims, claim("p", "3Gi")), f"max{begin} 2Gi, but request is 3Gi", what=what)
+    refused(wire.post(claims, claim("p", "1Mi")), f"min{begin} 1Gi, but request is 1Mi", what=what)
     assert wire.post(claims, claim("p", "1536Mi")).code == 201
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from sampan.cluster.controllers.aggregation import RoleAggregation
 from sampan.cluster.controllers.accounts import NamespaceDefaults
 from sampan.cluster.controllers.autoscaler import AutoscalerController
 from sampan.cluster.controllers.budget import DisruptionController
@@ -25,6 +26,7 @@ from sampan.cluster.controllers.namespace import NamespaceController
 from sampan.cluster.controllers.podgc import PodCleaner
 from sampan.cluster.controllers.protection import VolumeProtection
 from sampan.cluster.controllers.replicaset import ReplicaSetController, ReplicationControllerController
+from sampan.cluster.controllers.resourcequota import ResourceQuotaController
 from sampan.cluster.controllers.scaling import Measured
 from sampan.cluster.controllers.scheduler import Scheduler
 from sampan.cluster.controllers.statefulset import StatefulSetController
@@ -62,10 +64,12 @@ def all_controllers(
         GarbageCollector(everything),
         AutoscalerController(everything, usage, period=autoscaler_seconds),
         DisruptionController(),
+        ResourceQuotaController(everything),
         VolumeBinder(where),
         VolumePhase(),
         VolumeProtection(),
         PodCleaner(),
+        RoleAggregation(),
     ]
 
 

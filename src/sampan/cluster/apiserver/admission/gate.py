@@ -184,7 +184,8 @@ class Gate:
         attributes = Attributes(self.server, call, kind, "DELETE", name, None, entry.object)
         while True:
             try:
-                return await self._deletion(attributes)
+                await self._deletion(attributes)
+                return
             except NeedsConversion as need:
                 await need.satisfy()
 

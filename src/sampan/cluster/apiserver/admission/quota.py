@@ -89,10 +89,8 @@ class Quotas:
             return
         if not _handled(table, part, new, old):
             return
-        charged = []
-        for entry in self.server.store.table(TABLE).scan(f"{namespace}/"):
-            if self._charge(call, entry.object, new, old):
-                charged.append(entry.key)
+        quotas = self.server.store.table(TABLE).scan(f"{namespace}/")
+        charged = [entry.key for entry in quotas if self._charge(call, entry.object, new, old)]
         call.charged = () if call.dry_run else tuple(charged)
 
     def _charge(self, call: Call, quota: Object, new: Object, old: Object | None) -> bool:

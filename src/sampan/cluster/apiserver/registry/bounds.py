@@ -150,6 +150,8 @@ class ResourceQuota(TableStrategy):
             path = f"spec.hard[{name}]"
             for problem in qualified_name_problems(name):
                 faults.invalid(path, name, problem)
+            if "/" not in name and not _standard(name) and name != "storage":
+                faults.invalid(path, name, "must be a standard resource type or fully qualified")
             if "/" not in name and not _standard(name):
                 faults.invalid(path, name, "must be a standard resource for quota")
             amount = _values({name: value}).get(name)
