@@ -37,6 +37,9 @@ _OPEN = {
 }
 
 
+_NONE: frozenset[str] = frozenset()
+
+
 class Schema:
     """One node: what is known of the value at a path.
 
@@ -135,6 +138,17 @@ class Schema:
         node._properties = _object_fields(node.properties)
         return node
 
+    @property
+    def omitted(self) -> frozenset[str]:
+        """The fields of a built-in structure that are left out when they are "", 0 or false."""
+        library = self._library
+        return _NONE if library is None else library.empties.omitted.get(self.definition, _NONE)
+
+    @property
+    def nulls(self) -> tuple[str, ...]:
+        """The fields of a built-in structure that are null, and not left out, where they are missing."""
+        return () if self._library is None else self._library.empties.nulls.get(self.definition, ())
+
     def __repr__(self) -> str:
         return f"<Schema {self.definition or self.type or 'any'}>"
 
@@ -161,6 +175,15 @@ class Library:
         self._children: dict[str, dict[str, Schema]] = {}
         self._kinds: dict[tuple[str, str], Schema | None] = {}
         self._names: dict[tuple[str, str], str] | None = None
+        self._empties: _Empties | None = None
+
+    @property
+    def empties(self) -> _Empties:
+        """What the definitions do with what is empty."""
+        if self._empties is None:
+            text = gzip.decompress((_DATA / f"empties-{self.version}.json.gz").read_bytes())
+            self._empties = msgspec.json.decode(text, type=_Empties)
+        return self._empties
 
     def raw(self, name: str) -> dict[str, Any]:
         found = self._raws.get(name)
@@ -211,6 +234,13 @@ class Library:
         """Definition -> field -> prose (the definition's own under the empty name). Read from disk at each call."""
         text = gzip.decompress((_DATA / f"descriptions-{self.version}.json.gz").read_bytes())
         return msgspec.json.decode(text, type=dict[str, dict[str, str]])
+
+
+class _Empties(msgspec.Struct):
+    """Definition -> fields left out when "", 0 or false; definition -> fields that are null where they are missing."""
+
+    omitted: dict[str, frozenset[str]]
+    nulls: dict[str, tuple[str, ...]]
 
 
 class _Kinds(msgspec.Struct):

@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable
 from copy import deepcopy
 from datetime import datetime
-from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -41,6 +40,9 @@ _MICRO = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d
 _RESOURCE_FIELDS = ("apiVersion", "kind", "metadata")
 
 
+_SCALARS = frozenset({str, int, float, bool})
+
+
 def json_type(value: Any) -> str:
     if value is None:
         return "null"
@@ -52,7 +54,9 @@ def json_type(value: Any) -> str:
         return "array"
     if isinstance(value, str):
         return "string"
-    return "integer" if isinstance(value, int) or float(value).is_integer() else "number"
+    if isinstance(value, int):
+        return "integer" if -(2**63) <= value < 2**63 else "number"
+    return "integer" if float(value).is_integer() else "number"
 
 
 def fits(value: Any, wanted: str) -> bool:
@@ -164,7 +168,8 @@ def _validate(schema: Schema, value: Any, path: str, causes: list[Cause]) -> Non
         _validate_list(schema, value, path, causes)
     elif isinstance(value, str):
         if schema.format and (fault := _format_fault(schema, value)):
-            causes.append(Cause(path, f"Invalid value: {shown(value)}: {_in_body(path)} {fault}"))
+            reason = "FieldValueTypeInvalid" if schema.structural else "FieldValueInvalid"
+            causes.append(Cause(path, f"Invalid value: {shown(value)}: {_in_body(path)} {fault}", reason))
         if schema.structural:
             _limits(raw, _STRING_LIMITS, len(value), value, path=path, causes=causes)
             pattern = raw.get("pattern")
@@ -185,6 +190,10 @@ def _wrong_type(value: Any, wanted: str, path: str, causes: list[Cause]) -> None
     found = json_type(value)
     message = f'Invalid value: "{found}": {_in_body(path)} must be of type {wanted}: "{found}"'
     causes.append(Cause(path, message, "FieldValueTypeInvalid"))
+    if (wanted, found) == ("integer", "number"):  # upstream finds it twice
+        causes.append(
+            Cause("<nil>", f'Invalid value: "": Checked value must be of type integer (default format) in {path}')
+        )
 
 
 def _check_quantity(value: Any, path: str, causes: list[Cause]) -> None:
@@ -197,17 +206,13 @@ def _check_quantity(value: Any, path: str, causes: list[Cause]) -> None:
         causes.append(Cause(path, f"Invalid value: {shown(value)}: {error}"))
 
 
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str] | None:
-    try:
-        return re.compile(pattern.replace(r"\z", r"\Z"), re.ASCII)
-    except re.error:
-        return None
-
-
 def _matches(pattern: str, value: str) -> bool:
-    compiled = _compiled(pattern)
-    return compiled is None or compiled.search(value) is not None
+    from sampan.kube.patterns import PatternError, compiled
+
+    try:
+        return compiled(pattern).search(value) is not None
+    except PatternError:  # stored before patterns were checked
+        return True
 
 
 # keyword -> (fails when, words); `{0}` is the limit
@@ -274,7 +279,11 @@ def _validate_object(schema: Schema, value: dict[str, Any], path: str, causes: l
         _limits(schema.raw, _OBJECT_LIMITS, len(value), value, path=path, causes=causes)
     if schema.embedded:
         causes += [
-            Cause(join(path, name), "Required value: must not be empty", "FieldValueRequired")
+            Cause(
+                join(path, name),
+                f"Required value{': must not be empty' if name in value else ''}",
+                "FieldValueRequired",
+            )
             for name in ("apiVersion", "kind")
             if not value.get(name)
         ]
@@ -404,13 +413,17 @@ def apply_defaults(schema: Schema, obj: Any) -> Any:
     return obj
 
 
-def canonical(schema: Schema, obj: Any) -> Any:
+def canonical(schema: Schema, obj: Any, *, applied: bool = False) -> Any:
     """A copy in canonical form: nulls dropped (kept where `nullable`), quantities, whole floats and times as upstream
-    writes them. Raises QuantityError for a quantity that is none."""
+    writes them, and no field that is left out when empty, unless it was `applied`. Raises QuantityError for a quantity
+    that is none."""
     if obj.__class__ is dict:
         properties, values = schema.properties, schema.values
+        omitted = schema.omitted if not applied else ()
         result = {}
         for name, item in obj.items():
+            if not item and name in omitted and item.__class__ in _SCALARS:
+                continue
             child = properties.get(name) or values
             if child is None:
                 result[name] = item
@@ -418,11 +431,11 @@ def canonical(schema: Schema, obj: Any) -> Any:
                 if child.nullable or child.open or (child.structural and not child.type):
                     result[name] = None
             else:
-                result[name] = canonical(child, item)
+                result[name] = canonical(child, item, applied=applied)
         return result
     if obj.__class__ is list:
         items = schema.items
-        return [canonical(items, item) for item in obj]
+        return [canonical(items, item, applied=applied) for item in obj]
     form = schema.format
     if form == "quantity":
         return quantity.canonical(obj)

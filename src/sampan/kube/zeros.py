@@ -14,14 +14,6 @@ from sampan.kube.schema import Schema
 _ZEROS: dict[int, list[tuple[str, Schema, Any]]] = {}
 
 
-NULLS = {
-    "io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus": ("currentMetrics",),
-    "io.k8s.api.rbac.v1.ClusterRole": ("rules",),
-    "io.k8s.api.rbac.v1.Role": ("rules",),
-}
-"""Lists that are null, and not left out, where they are missing; of some others the schema tells, being required."""
-
-
 def _fields(schema: Schema) -> list[tuple[str, Schema, Any]]:
     """(name, schema, zero) of the fields never left out; text is, where it would only say that it is missing."""
     key = id(schema.properties)  # shared by all nodes of a definition, and kept by the library
@@ -48,12 +40,9 @@ def settle(schema: Schema, value: Any) -> None:
         for name, _, zero in _fields(schema):
             if value.get(name) is None:
                 value[name] = {} if zero == {} else zero
-        for name in NULLS.get(schema.definition, ()):
-            value.setdefault(name, None)
-        if schema.definition.endswith("Status"):  # what only controllers fill is null until then
-            for name in schema.raw.get("required", ()):
-                if name not in value and (child := properties.get(name)) is not None and child.type == "array":
-                    value[name] = None
+        for name in schema.nulls:
+            if name not in value and name not in schema.required:  # what is required is refused
+                value[name] = None
         empty = []
         for name, item in value.items():
             if isinstance(item, (dict, list)):
@@ -88,9 +77,4 @@ def of(schema: Schema) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, child, zero in _fields(schema):
         made[name] = of(child) if zero == {} else zero
-    made |= dict.fromkeys(NULLS.get(schema.definition, ()))
-    for name in schema.required:
-        child_schema = schema.properties.get(name)
-        if child_schema is not None and child_schema.type == "array":
-            made[name] = None
-    return made
+    return made | dict.fromkeys(schema.nulls)

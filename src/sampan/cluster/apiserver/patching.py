@@ -68,7 +68,7 @@ def server_side(
 
     applied = copy_of(applied)
     try:
-        applied = schema.canonical(node, applied)
+        applied = schema.canonical(node, applied, applied=True)
     except ValueError as error:
         raise bad_request(str(error)) from None
     if subresource is None:
