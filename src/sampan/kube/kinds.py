@@ -131,6 +131,7 @@ CLUSTER_ROLE = _row(_RBAC, "ClusterRole", "clusterroles", namespaced=False)
 CLUSTER_ROLE_BINDING = _row(_RBAC, "ClusterRoleBinding", "clusterrolebindings", namespaced=False)
 STORAGE_CLASS = _row("storage.k8s.io/v1", "StorageClass", "storageclasses", "sc", namespaced=False)
 PRIORITY_CLASS = _row("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "pc", namespaced=False)
+RUNTIME_CLASS = _row("node.k8s.io/v1", "RuntimeClass", "runtimeclasses", namespaced=False)
 EVENTS_EVENT = _row("events.k8s.io/v1", "Event", "events", "ev")
 
 # extension
@@ -145,6 +146,13 @@ MUTATING_WEBHOOK_CONFIGURATION = _row(
 )  # fmt: skip
 VALIDATING_WEBHOOK_CONFIGURATION = _row(
     _ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations",
+    namespaced=False, categories="api-extensions",
+)  # fmt: skip
+MUTATING_ADMISSION_POLICY = _row(
+    _ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies", namespaced=False, categories="api-extensions"
+)
+MUTATING_ADMISSION_POLICY_BINDING = _row(
+    _ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings",
     namespaced=False, categories="api-extensions",
 )  # fmt: skip
 VALIDATING_ADMISSION_POLICY = _row(
