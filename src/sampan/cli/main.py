@@ -47,6 +47,15 @@ def parser() -> argparse.ArgumentParser:
     cluster.add_argument("--json", action="store_true", help="one JSON object per line, for machines")
     cluster.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for it to be ready (60)")
 
+    for starts in (up, cluster):
+        starts.add_argument(
+            "--network",
+            choices=("auto", "pods", "loopback"),
+            default="auto",
+            help="pods: each has a network of its own; loopback: they share this machine's; auto (the default): as "
+            "this directory's cluster had it last, at first loopback",
+        )
+
     down = command("down", "Stop the cluster of this directory; its state is kept.")
     down.add_argument("target", nargs="?", help="ignored; as for up")
     down.add_argument("--delete", action="store_true", help="delete its state too: objects, databases, everything")

@@ -54,8 +54,9 @@ class ClusterProcess:
             os.close(descriptor)
         return None
 
-    def start(self, *, die_with_us: bool = False) -> bool:
-        """Start it if it does not run. True when this call did. `die_with_us` ends it with this process."""
+    def start(self, *, die_with_us: bool = False, network: str = "auto") -> bool:
+        """Start it if it does not run. True when this call did. `die_with_us` ends it with this process; `network` is
+        what pods are to have: auto, pods or loopback."""
         if self.pid() is not None:
             return False
         try:
@@ -66,6 +67,7 @@ class ClusterProcess:
         except OSError as error:
             raise self._refused(error) from error
         command = [sys.executable, "-m", "sampan.cluster", "--directory", str(self.directory.resolve())]
+        command += ["--network", network]
         if die_with_us:
             command.append("--with-parent")
         with self.log.open("ab") as log:

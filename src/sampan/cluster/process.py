@@ -221,6 +221,12 @@ class Cluster:
         manager = controllers.manager(client, usage=kubelet.usage, volumes=self.directory / "volumes", ca=ca)
         server = ("127.0.0.1" if network is None else network.router, port)
         proxy = Proxy(manager.cache, owned, self.directory / "proxy", api=server, ports=ingress, network=network)
+        if network is not None:
+            from sampan.cluster.network.enforcement import Enforcement
+
+            kubelet.enforcement = enforcement = Enforcement(network, manager.cache)
+            enforcement.start()
+            self._stops.append(("network policies", enforcement.stop))
         phases.done("node imports")
         self._stops.append(("proxy", proxy.stop))
         await proxy.start()

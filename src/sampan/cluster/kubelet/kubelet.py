@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sampan.cluster.kubelet import hosts, logreader, node, sessions, usage
 from sampan.cluster.kubelet.containers import ContainerRunner
@@ -18,7 +19,6 @@ from sampan.cluster.kubelet.pods import PodWorker
 from sampan.cluster.kubelet.source import ClusterSource
 from sampan.cluster.kubelet.volumes import Volumes
 from sampan.cluster.kubelet.zygote import Capabilities, Container, Zygote
-from sampan.cluster.network.pods import PodNetwork
 from sampan.cluster.runtime import ByteStream, ExecRequest, ExecStreams, LogOptions, Usage
 from sampan.kube import kinds
 from sampan.kube.client import Client
@@ -27,6 +27,10 @@ from sampan.kube.informer import Informer
 from sampan.kube.objects import Object, key_of, uid_of
 from sampan.kube.quantity import parse
 from sampan.operator.events import Recorder
+
+if TYPE_CHECKING:
+    from sampan.cluster.network.enforcement import Enforcement
+    from sampan.cluster.network.pods import PodNetwork
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class Kubelet:
         self._drained = drained
         self._api_address = api_address
         self._network = network
+        self.enforcement: Enforcement | None = None  # of NetworkPolicies; set before the start
         self._addresses = Addresses(network.prefix if network else slice_prefix, f"{slice_prefix}.0.1")
         self._recorder = Recorder(client, "kubelet")
         self._source = ClusterSource(client, self._source_changed)
@@ -91,6 +96,8 @@ class Kubelet:
             api_address=self._api_address,
             hosts=self._lines,
             network=self._network,
+            admit=self.enforcement.admit if self.enforcement else None,
+            forget=self.enforcement.forget if self.enforcement else None,
             drained=self._drained,
             finished=self._finished,
         )

@@ -16,7 +16,6 @@ from sampan.cluster.kubelet.environment import total_memory
 from sampan.cluster.kubelet.images import Images
 from sampan.cluster.kubelet.source import Source
 from sampan.cluster.kubelet.zygote import Capabilities, Zygote
-from sampan.cluster.network.pods import PodNetwork
 from sampan.kube import kinds
 from sampan.kube.client import Client
 from sampan.kube.errors import ApiError
@@ -25,6 +24,7 @@ from sampan.operator.events import Recorder
 
 if TYPE_CHECKING:
     from sampan.cluster.kubelet.pods import PodWorker
+    from sampan.cluster.network.pods import PodNetwork
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,8 @@ class Services(Struct):
     api_address: str
     hosts: Callable[[str], list[str]]
     network: PodNetwork | None = None  # None: pods share the machine's
+    admit: Callable[[Object, str], Awaitable[None]] | None = None  # a pod has this address: before its containers start
+    forget: Callable[[Object], None] | None = None  # it has it no more
     drained: Drained | None = None
     finished: Callable[[PodWorker], None] | None = None
 

@@ -181,6 +181,8 @@ class PodWorker:
         """Network, volumes and hosts file; waits for what is missing."""
         if self.services.network is not None and self._owns_ip:
             self.namespace = await self.services.network.attach(self.ip)
+            if self.services.admit is not None:
+                await self.services.admit(self.pod, self.ip)
             text = hosts.resolver(self.pod, self.services.network.router)
             hosts.write_in_place(plain.resolver_file(self.directory), text)
         self._hosts_text = ""
@@ -241,6 +243,8 @@ class PodWorker:
                     await self.services.network.detach(self.ip)
         if self._owns_ip:
             self._owns_ip = False
+            if self.services.forget is not None:
+                self.services.forget(self.pod)
             self.services.addresses.free(self.ip)
 
     async def _stop_sidecars(self) -> None:

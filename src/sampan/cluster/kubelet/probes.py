@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from sampan.cluster.kubelet.zygote import Container
-from sampan.cluster.network.gateway import copy
 from sampan.kube.objects import Object
 
 LIMIT = 10 * 1024
@@ -161,6 +160,7 @@ async def _reachable(ip: str, port: int, connect: Connect) -> AsyncIterator[str]
     if connect is asyncio.open_connection:
         yield f"{ip}:{port}"
         return
+    from sampan.cluster.network.gateway import copy
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

@@ -7,11 +7,14 @@ import contextlib
 import os
 import termios
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from sampan.cluster.kubelet.zygote import Container
-from sampan.cluster.network.pods import PodNetwork
 from sampan.cluster.runtime import ExecRequest, ExecStreams
 from sampan.kube.errors import ApiError
+
+if TYPE_CHECKING:
+    from sampan.cluster.network.pods import PodNetwork
 
 CHUNK = 65536
 

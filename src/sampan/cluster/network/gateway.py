@@ -11,6 +11,7 @@ import contextlib
 import socket
 import struct
 from pathlib import Path
+from typing import cast
 
 from sampan.cluster.network.pods import PodNetwork
 from sampan.cluster.network.router import DNS_PORT, GATEWAY_PORT
@@ -101,8 +102,7 @@ class _Names(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.DatagramTransport", transport)  # uvloop's is none by name
 
     def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
         if len(self._tasks) < 1000:

@@ -100,6 +100,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self._messages)
 
+    def content(self) -> bytes:
+        """What two equal batches have in common."""
+        return b"".join(self._messages)
+
     def _add(self, kind: int, flags: int, what: str, *attributes: bytes) -> None:
         sequence = len(self._messages) + 2
         self._what[sequence] = what

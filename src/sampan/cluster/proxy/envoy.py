@@ -14,11 +14,16 @@ import socket
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from sampan.cluster.proxy import resources
 from sampan.cluster.proxy.resources import Resource
+
+if TYPE_CHECKING:
+    from sampan.cluster.network.frontend import Frontend
+    from sampan.cluster.network.pods import PodNetwork
 
 log = logging.getLogger("sampan.proxy")
 
@@ -56,8 +61,11 @@ class Envoy:
     Every file is written beside and renamed; Envoy follows each within milliseconds and keeps the last good one.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, network: PodNetwork | None = None) -> None:
+        """With a `network`, Envoy runs beside its router; listeners for the machine are at `frontend.alias`."""
         self.directory = directory
+        self._network = network
+        self._frontend: Frontend | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._version = time.time_ns() // 1000  # grows across restarts of ours, so an old file never looks applied
@@ -115,7 +123,16 @@ class Envoy:
     async def _spawn(self, program: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             (self.directory / "admin.sock").unlink()
-        with (self.directory / "envoy.log").open("ab") as output:
+        from sampan.cluster.network.frontend import Frontend, enter
+
+        ours, theirs = socket.socketpair()
+
+        def prepare() -> None:
+            if self._network is not None:
+                enter(self._network.namespaces, theirs)
+            _die_with_parent()
+
+        with (self.directory / "envoy.log").open("ab") as output, ours, theirs:
             self._process = await asyncio.create_subprocess_exec(
                 program,
                 "--config-path",
@@ -135,8 +152,14 @@ class Envoy:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # a Ctrl-C on the terminal is for us, not for it
-                preexec_fn=_die_with_parent,
+                preexec_fn=prepare,
             )
+            theirs.close()
+            if self._frontend is not None:
+                self._frontend.close()
+                self._frontend = None
+            if self._network is not None:
+                self._frontend = Frontend(ours)
 
     async def _keep(self, program: str) -> None:
         pause = 0.05
@@ -166,6 +189,10 @@ class Envoy:
         except TimeoutError:
             process.kill()
             await process.wait()
+        finally:
+            if self._frontend is not None:
+                self._frontend.close()
+                self._frontend = None
 
     # -- admin ---------------------------------------------------------------------------------------------------
 

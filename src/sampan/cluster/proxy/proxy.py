@@ -16,11 +16,10 @@ import errno
 import logging
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sampan.cluster.address import Slice, can_bind, keep_port
 from sampan.cluster.network.frontend import alias
-from sampan.cluster.network.pods import PodNetwork
 from sampan.cluster.proxy import ingress as ingresses
 from sampan.cluster.proxy import resources, services
 from sampan.cluster.proxy.envoy import Envoy
@@ -33,6 +32,9 @@ from sampan.kube.objects import Object, key_of, name_of, namespace_of, uid_of
 from sampan.kube.transport import MERGE_PATCH
 from sampan.operator.cache import Cache
 from sampan.operator.events import Recorder
+
+if TYPE_CHECKING:
+    from sampan.cluster.network.pods import PodNetwork
 
 log = logging.getLogger("sampan.proxy")
 
