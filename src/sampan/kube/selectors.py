@@ -86,6 +86,8 @@ class _Parser:
         self.text = text
         self.tokens = _TOKEN.findall(text)
         self.at = 0
+        self.negated = False
+        self.of = ""
 
     def peek(self) -> str:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
@@ -101,9 +103,11 @@ class _Parser:
     def key(self) -> str:
         key = self.take()
         if key in _PUNCTUATION:
-            raise self.fault(key, "identifier")
+            if self.negated:
+                raise self.fault(key, "identifier")
+            raise SelectorError(f"found '{key}', expected: !, identifier, or 'end of string'")
         if faults := names.qualified_name(key):
-            raise SelectorError(f'unable to parse requirement: key: Invalid value: "{key}": {"; ".join(faults)}')
+            raise SelectorError(f'unable to parse requirement: <nil>: Invalid value: "{key}": {"; ".join(faults)}')
         return key
 
     def value(self) -> str:
@@ -116,12 +120,14 @@ class _Parser:
 
     def checked(self, value: str) -> str:
         if faults := names.label_value(value):
-            raise SelectorError(f'unable to parse requirement: values: Invalid value: "{value}": {"; ".join(faults)}')
+            raise SelectorError(
+                f'unable to parse requirement: values[0][{self.of}]: Invalid value: "{value}": {"; ".join(faults)}'
+            )
         return value
 
     def values(self) -> tuple[str, ...]:
         if (token := self.take()) != "(":
-            raise self.fault(token, "'('")
+            raise SelectorError(f"unable to parse requirement: found '{token}' expected: '('")
         values: list[str] = []
         expecting = True
         while True:
@@ -141,8 +147,10 @@ class _Parser:
     def requirement(self) -> Requirement:
         if self.peek() == "!":
             self.take()
+            self.negated = True
             return Requirement(self.key(), "DoesNotExist")
-        key = self.key()
+        self.negated = False
+        key = self.of = self.key()
         match self.peek():
             case "" | ",":
                 return Requirement(key, "Exists")
@@ -179,7 +187,7 @@ def parse_labels(text: str | None) -> LabelSelector:
     while (token := parser.take()) == ",":
         requirements.append(parser.requirement())
     if token:
-        raise parser.fault(token, "',' or 'end of string'")
+        raise SelectorError(f"found '{token}', expected: ',' or 'end of string'")
     return LabelSelector(tuple(requirements))
 
 

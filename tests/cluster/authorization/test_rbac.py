@@ -10,7 +10,8 @@ from sampan.cluster.apiserver.authorization import Attributes
 from sampan.cluster.apiserver.registry import strategy_for
 from sampan.cluster.apiserver.strategy import User
 from sampan.cluster.authorization.bootstrap import bootstrap_objects
-from sampan.cluster.authorization.rbac import Index, Rbac, aggregated, effective_rules, refusal, uncovered
+from sampan.cluster.authorization.escalation import compact, missing, shown
+from sampan.cluster.authorization.rbac import Index, Rbac, aggregated, effective_rules, refusal
 from sampan.kube import kinds
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object
@@ -130,9 +131,10 @@ def test_aggregation_reaches_through_roles_and_ends() -> None:
 
 def test_escalation_is_seen() -> None:
     held = [rule("get list", "core", "pods"), rule("*", "apps", "*")]
-    assert uncovered(held, [rule("get", "core", "pods"), rule("delete", "apps", "deployments", "a")]) == []
-    wider = rule("get delete", "core", "pods")
-    assert uncovered(held, [wider]) == [wider]
+    assert missing(held, [rule("get", "core", "pods"), rule("delete", "apps", "deployments", "a")]) == []
+    lacking = missing(held, [rule("get delete patch", "core", "pods")])
+    assert [shown(one) for one in compact(lacking)] == ['{APIGroups:[""], Resources:["pods"], Verbs:["delete" "patch"]}']
+    assert missing([rule("get", "core", "pods", "a")], [rule("get", "core", "pods")]), "a name is less than all names"
 
 
 def find(kind: str) -> list[Object]:

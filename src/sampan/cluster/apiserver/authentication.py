@@ -24,7 +24,9 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 AUDIENCE = ISSUER
 MASTERS = "system:masters"
 AUTHENTICATED = "system:authenticated"
+UNAUTHENTICATED = "system:unauthenticated"
 ADMIN = User("system:admin", (MASTERS, AUTHENTICATED))
+ANONYMOUS = User("system:anonymous", (UNAUTHENTICATED,))
 
 
 def service_account_user(namespace: str, name: str, uid: str = "") -> User:
@@ -49,7 +51,8 @@ class Authenticator:
         self._verified: dict[str, dict[str, Any]] = {}
 
     def authenticate(self, certificate: dict[str, Any], authorization: str) -> User:
-        """Raises ApiError 401. A bearer token goes before a certificate, as it says more."""
+        """Who shows nothing is anonymous. Raises ApiError 401 for what is shown and no good. A bearer token goes before
+        a certificate, as it says more."""
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() == "bearer" and token.strip():
             return self.token_user(token.strip())[0]
@@ -58,7 +61,7 @@ class Authenticator:
         if names:
             groups = tuple(value for key, value in fields if key == "organizationName")
             return User(names[0], (*groups, AUTHENTICATED))
-        raise unauthorized()
+        return ANONYMOUS
 
     def token_user(self, token: str, audiences: tuple[str, ...] = (AUDIENCE,)) -> tuple[User, tuple[str, ...]]:
         """The token's user and the audiences it is good for. Raises ApiError 401."""

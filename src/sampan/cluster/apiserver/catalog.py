@@ -62,6 +62,8 @@ class Kind:
         self.table = conversion.table_of(resource)
         self.has_status = "status" in resource.subresources
         self.counts_generation = crd is not None or (resource.group, resource.kind) in GENERATION
+        self.converter: conversion.Converts | None = None
+        """Of a custom kind whose versions a webhook converts."""
         self.virtual = "watch" not in resource.verbs and crd is None
 
     @cached_property
@@ -134,15 +136,23 @@ class Kind:
         return values | self.strategy.selectable_fields(obj)
 
     def outward(self, obj: Object) -> Object:
-        """A stored object as this version shows it."""
-        if obj.get("apiVersion") == self.resource.api_version:
+        """A stored object as this version shows it. What a webhook converts stays as it is: `converter.answer` does."""
+        if obj.get("apiVersion") == self.resource.api_version or self.converter is not None:
             return obj
         return conversion.convert(obj, self.resource)
 
+    def seen(self, obj: Object) -> Object:
+        """As `outward`, within a write. Raises NeedsConversion."""
+        if self.converter is None or obj.get("apiVersion") == self.resource.api_version:
+            return self.outward(obj)
+        return self.converter.known(obj, self.resource.api_version)
+
     def inward(self, obj: Object) -> Object:
-        """An object of this version as it is stored."""
+        """An object of this version as it is stored. Raises NeedsConversion."""
         if self.storage is self.resource:
             return obj
+        if self.converter is not None:
+            return self.converter.known(obj, self.storage.api_version)
         return conversion.convert(obj, self.storage)
 
 

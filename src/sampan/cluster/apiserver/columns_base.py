@@ -141,6 +141,16 @@ def limited(items: Iterable[str], most: int = 3) -> str:
     return f"{joined} + {len(listed) - most} more..." if len(listed) > most else joined
 
 
-NAME = Column("Name", text("metadata", "name"), format="name", description="Name must be unique within a namespace.")
+NAME = Column(
+    "Name",
+    text("metadata", "name"),
+    format="name",
+    description=(
+        "Name must be unique within a namespace. Is required when creating resources, although some resources may allow"
+        " a client to request the generation of an appropriate name automatically. Name is primarily intended for "
+        "creation idempotence and configuration definition. Cannot be updated. More info:"
+        " https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names"
+    ),
+)
 AGE = Column("Age", age, description="Time since the object was created.")
 CREATED_AT = Column("Created At", text("metadata", "creationTimestamp"), "date", description="When it was created.")

@@ -129,20 +129,27 @@ def _cell(values: list[Any], type: str) -> Any:
 
 
 def _column(row: Object) -> Column:
-    select, type = compile_path(row["jsonPath"]), row.get("type") or "string"
+    path, type = row["jsonPath"], row.get("type") or "string"
+    try:
+        select = compile_path(path)
+    except ValueError:  # accepted all the same, as upstream does
+        return Column(
+            row["name"], lambda _: None, type, row.get("format") or "", _description(row), row.get("priority") or 0
+        )
     return Column(
         row["name"],
         lambda obj: _cell(select(obj), type),
         type,
         row.get("format") or "",
-        row.get("description") or "",
+        _description(row),
         row.get("priority") or 0,
     )
 
 
-def crd_columns(rows: Sequence[Object] | None) -> list[Column]:
-    """The columns of a custom resource: its name, then `rows` (`additionalPrinterColumns`), or its age without any.
+def _description(row: Object) -> str:
+    return row.get("description") or f"Custom resource definition column (in JSONPath format): {row['jsonPath']}"
 
-    Raises ValueError for a JSONPath that cannot be read.
-    """
+
+def crd_columns(rows: Sequence[Object] | None) -> list[Column]:
+    """The columns of a custom resource: its name, then `rows` (`additionalPrinterColumns`), or its age without any."""
     return [NAME, *(_column(row) for row in rows)] if rows else [NAME, AGE]

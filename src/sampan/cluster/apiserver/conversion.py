@@ -1,13 +1,20 @@
-"""Kinds served in two versions and stored in one: HorizontalPodAutoscaler v1/v2, Event core/events.k8s.io."""
+"""Kinds served in two versions and stored in one: HorizontalPodAutoscaler v1/v2, Event core/events.k8s.io.
+
+Custom kinds convert themselves: not at all, or by `conversion_webhook.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sampan.kube import kinds
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object
+
+if TYPE_CHECKING:
+    from sampan.cluster.apiserver.call import Answer
+    from sampan.cluster.apiserver.catalog import Kind
 
 _STORAGE = {
     kinds.HORIZONTAL_POD_AUTOSCALER_V1: kinds.HORIZONTAL_POD_AUTOSCALER,
@@ -15,6 +22,30 @@ _STORAGE = {
 }
 _HPA_REST = "autoscaling.sampan.dev/v2"
 """Annotation that carries through v1 what v1 has no field for."""
+
+
+class Converts(Protocol):
+    """What converts the objects of a custom kind whose versions differ: `conversion_webhook.Converter`."""
+
+    def known(self, obj: Object, to: str) -> Object:
+        """A fresh copy of `obj` in the version `to`. Raises NeedsConversion."""
+
+    async def learn(self, obj: Object, to: str) -> None: ...
+
+    async def convert(self, objects: Sequence[Object], to: str) -> list[Object]: ...
+
+    async def answer(self, kind: Kind, answer: Answer) -> Answer: ...
+
+
+class NeedsConversion(Exception):
+    """A step that stops until an object has been converted."""
+
+    def __init__(self, converter: Converts, obj: Object, to: str) -> None:
+        super().__init__(to)
+        self.converter, self.obj, self.to = converter, obj, to
+
+    async def satisfy(self) -> None:
+        await self.converter.learn(self.obj, self.to)
 
 
 def storage_of(resource: Resource) -> Resource:

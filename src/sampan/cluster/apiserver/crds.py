@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
+from sampan.cluster.apiserver import definition_names
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.store import Entry, Remove
 from sampan.kube.errors import ApiError
+from sampan.kube.kinds import CUSTOM_RESOURCE_DEFINITION as DEFINITION
 from sampan.kube.kinds import Resource
-from sampan.kube.objects import Object, now
+from sampan.kube.objects import Object
 
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
@@ -44,10 +47,6 @@ def kinds_of(crd: Object) -> list[Kind]:
     return served
 
 
-def _condition(kind: str, reason: str, message: str, status: str = "True") -> Object:
-    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now()}
-
-
 class Definitions:
     """Keeps the catalog in step with the stored definitions."""
 
@@ -55,50 +54,50 @@ class Definitions:
         self.server = server
         self._seen: dict[str, str] = {}
         self._cleaning: dict[str, asyncio.Task[None]] = {}
+        self._settling: dict[str, asyncio.Task[None]] = {}
 
     def admit(self, call: Call, new: Object, old: Object | None) -> None:
         """Set the status a definition gets at once; runs within the write."""
         if call.served.table != TABLE or call.subresource is not None or new["metadata"].get("deletionTimestamp"):
             return
-        names, metadata = new["spec"].get("names"), new["metadata"]
-        if not isinstance(names, dict) or not isinstance(new["spec"].get("versions"), list):
+        metadata = new["metadata"]
+        if not isinstance(new["spec"].get("names"), dict) or not isinstance(new["spec"].get("versions"), list):
             return
         status = json_copy(new.get("status") or {})
-        clash = self._clash(new)
-        kept = [c for c in status.get("conditions") or () if c.get("type") not in {"NamesAccepted", "Established"}]
-        wanted = [_condition("NamesAccepted", "NoConflicts", "no conflicts found")]
-        wanted.append(_condition("Established", "InitialNamesAccepted", "the initial names have been accepted"))
-        if clash:
-            wanted = [
-                _condition("NamesAccepted", "PluralConflict", clash, "False"),
-                _condition("Established", "NotAccepted", "not all names are accepted", "False"),
-            ]
-        before = {c["type"]: c for c in status.get("conditions") or () if isinstance(c, dict) and "type" in c}
-        for index, condition in enumerate(wanted):
-            present = before.get(condition["type"])
-            if present and present.get("status") == condition["status"]:
+        before = [row for row in status.get("conditions") or () if isinstance(row, dict) and "type" in row]
+        given, said = definition_names.accepted({**new, "status": status}, self.server.peek_all(DEFINITION))
+        wanted = [said, definition_names.established(before, said["status"] == "True")]
+        known = {row["type"]: row for row in before}
+        for index, row in enumerate(wanted):
+            present = known.pop(row["type"], None)
+            if present and all(present.get(key) == row[key] for key in ("status", "reason", "message")):
                 wanted[index] = present
         stored = [v.get("name") for v in new["spec"]["versions"] if isinstance(v, dict) and v.get("storage")]
         versions = [*(status.get("storedVersions") or ())]
-        status["storedVersions"] = versions + [name for name in stored if name and name not in versions]
-        status["conditions"] = [*kept, *wanted]
-        if not clash:
-            status["acceptedNames"] = json_copy(names)
+        if old is not None:
+            versions += [name for name in stored if name and name not in versions]
+        status |= {
+            "storedVersions": versions,
+            "conditions": [*wanted, *known.values()],
+            "acceptedNames": json_copy(given),
+        }
         new["status"] = status
         if CLEANUP not in (metadata.get("finalizers") or ()):
             metadata["finalizers"] = [*(metadata.get("finalizers") or ()), CLEANUP]
 
-    def _clash(self, new: Object) -> str:
-        """Why the names cannot be had; "" when they can."""
-        spec = new["spec"]
-        group, kind = spec.get("group"), spec["names"].get("kind")
-        for other in self.server.catalog:
-            resource = other.resource
-            if resource.group == group and resource.kind == kind:
-                owner = other.crd["metadata"]["name"] if other.crd else "a built-in kind"
-                if owner != new["metadata"]["name"]:
-                    return f'"{kind}" is already in use by {owner}'
-        return ""
+    async def _settle(self, name: str) -> None:
+        """Look again whether a definition may have its names now."""
+
+        def again(current: Entry | None) -> Object | None:
+            if current is None:
+                return None
+            obj: Object = json_copy(current.object)
+            self.admit(Call("PUT", "", {}, self.server.admin, kind=self.server.catalog.of(DEFINITION)), obj, obj)
+            return obj
+
+        with contextlib.suppress(ApiError):
+            await self.server.store.write(TABLE, name, again)
+        self.sync()
 
     def sync(self) -> None:
         """Serve what the stored definitions say, and see to those that are going away."""
@@ -113,12 +112,28 @@ class Definitions:
                 task = asyncio.ensure_future(self._clean_up(name))
                 self._cleaning[name] = task
                 task.add_done_callback(lambda _, name=name: self._cleaning.pop(name, None))  # type: ignore[misc]
-            stamp = f"{crd['metadata']['uid']}/{crd['metadata'].get('generation')}"
+            if definition_names.is_waiting(crd) and name not in self._settling:
+                _, said = definition_names.accepted(crd, [entry.object for entry in present.values()])
+                if said["status"] == "True":
+                    settling = asyncio.ensure_future(self._settle(name))
+                    self._settling[name] = settling
+                    settling.add_done_callback(lambda _, name=name: self._settling.pop(name, None))  # type: ignore[misc]
+            stamp = f"{crd['metadata']['uid']}/{crd['metadata'].get('generation')}/{definition_names.is_waiting(crd)}"
             conditions = (crd.get("status") or {}).get("conditions") or ()
             established = any(c.get("type") == "Established" and c.get("status") == "True" for c in conditions)
             if self._seen.get(name) != stamp:
                 self._seen[name] = stamp
-                self.server.catalog.set_custom(name, kinds_of(crd) if established else [])
+                self.server.catalog.set_custom(name, self._served(crd) if established else [])
+
+    def _served(self, crd: Object) -> list[Kind]:
+        served = kinds_of(crd)
+        if (crd["spec"].get("conversion") or {}).get("strategy") == "Webhook":
+            from sampan.cluster.apiserver.conversion_webhook import Converter
+
+            converter = Converter(self.server, crd)
+            for kind in served:
+                kind.converter = converter
+        return served
 
     async def _clean_up(self, name: str) -> None:
         """Delete every instance, wait until they are gone, then let the definition go."""
@@ -155,7 +170,7 @@ class Definitions:
         self.sync()
 
     async def stop(self) -> None:
-        tasks = list(self._cleaning.values())
+        tasks = [*self._cleaning.values(), *self._settling.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

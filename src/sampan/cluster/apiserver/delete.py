@@ -9,6 +9,7 @@ from sampan.cluster.apiserver import decode
 from sampan.cluster.apiserver.call import TRUE, Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.definition_names import condition
 from sampan.cluster.apiserver.write import finished
 from sampan.cluster.store import Entry, Remove
 from sampan.kube.errors import ApiError, Cause, bad_request, conflict, invalid, not_found
@@ -22,6 +23,7 @@ FOREGROUND = "foregroundDeletion"
 POLICIES = {"Background": None, "Foreground": FOREGROUND, "Orphan": ORPHAN}
 ORPHANING = {"Job", "ReplicationController"}
 """Kinds whose dependents stay unless the client says otherwise."""
+PENDING = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"
 LEFT = (
     "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set"
     " propagationPolicy=Orphan to suppress this warning"
@@ -192,6 +194,9 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
             metadata["generation"] = int(metadata.get("generation") or 0) + 1
         if kind.resource.kind == "Namespace" and not kind.resource.group:
             obj.setdefault("status", {})["phase"] = "Terminating"
+        if kind.resource.kind == "CustomResourceDefinition":
+            rows = obj.setdefault("status", {}).setdefault("conditions", [])
+            rows.append(condition("Terminating", "True", "InstanceDeletionPending", PENDING))
         return True
     held = int(metadata.get("deletionGracePeriodSeconds") or 0)
     if grace < held and ("gracePeriodSeconds" in options or grace == 0):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sampan.cluster.apiserver import listoptions
 from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.listoptions import version_of
 from sampan.cluster.store import Entry, Event, Table
 from sampan.kube import selectors
 from sampan.kube.errors import ApiError, bad_request, expired, not_found
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
 
 BOOKMARK_SECONDS = 60.0
+LAST_BOOKMARK_SECONDS = 2.0
+"""Before the end of a watch."""
 LONGEST_WATCH = 3600.0
 _HEAD = re.compile(rb'\{"kind":"[^"]*","apiVersion":"[^"]*",')
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
@@ -35,11 +39,11 @@ def selector(call: Call) -> Matches | None:
         labels = selectors.parse_labels(call.query.get("labelSelector"))
         fields = selectors.parse_fields(call.query.get("fieldSelector"))
     except selectors.SelectorError as error:
-        raise bad_request(f"unable to parse requirement: {error}") from None
+        raise bad_request(str(error)) from None
     known = {"metadata.name", "metadata.namespace"} | kind.fields if fields else set()
     for term in fields.terms:
         if term.path not in known:
-            raise bad_request(f"field label not supported: {term.path}")
+            raise bad_request(_unknown_field(kind, term.path, sorted(known)))
     by_labels = bool(labels)
     # Names are compared first: `kubectl wait` and `get -w` select one object of thousands that way.
     named = [term for term in fields.terms if term.path == "metadata.name"]
@@ -61,14 +65,14 @@ def selector(call: Call) -> Matches | None:
     return matches
 
 
-def read_version(call: Call) -> int | None:
-    """The `resourceVersion` parameter; None when there is none. Raises ApiError 400."""
-    text = call.query.get("resourceVersion", "")
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise bad_request(f"invalid resource version {text!r}")
-    return int(text)
+def _unknown_field(kind: Kind, path: str, known: list[str]) -> str:
+    """Kinds with fields of their own to select by say it in other words than those without."""
+    if kind.resource.kind == "Job":
+        return f'field label "{path}" not supported for Job'
+    if kind.crd is not None or (kind.fields and kind.resource.group in {"", "events.k8s.io"}):
+        return f"field label not supported: {path}"
+    shown = ", ".join(f'"{name}"' for name in known)
+    return f'"{path}" is not a known field selector: only {shown}'
 
 
 class Reader:
@@ -83,7 +87,7 @@ class Reader:
         return entry
 
     def get(self, call: Call) -> Answer:
-        self._not_from_the_future(read_version(call))
+        self._not_from_the_future(version_of(call))
         entry = self.entry(call)
         obj = call.served.outward(entry.object)
         return Answer(obj=obj, encoded=entry.encoded if obj is entry.object else None)
@@ -92,7 +96,7 @@ class Reader:
         if version is not None and version > self.store.revision:
             cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
             raise ApiError(
-                504, "Timeout", f"Too large resource version: {version}, current: {self.store.revision}",
+                504, "Timeout", f"Timeout: Too large resource version: {version}, current: {self.store.revision}",
                 {"causes": [cause], "retryAfterSeconds": 1},
             )  # fmt: skip
 
@@ -100,11 +104,11 @@ class Reader:
         """(objects asked for, revision of the list, rest of its metadata)."""
         kind, table = call.served, self.store.table(call.served.table)
         matches = selector(call)
-        version, limit = read_version(call), call.number("limit")
+        listoptions.check(call, watch=False)
+        version, limit = version_of(call), max(0, int(call.query.get("limit") or 0))
         match = call.query.get("resourceVersionMatch", "")
         token = call.query.get("continue", "")
         prefix = f"{call.namespace}/" if call.namespace else ""
-        self._check_list_options(version, match, token)
         self._not_from_the_future(version)
         revision, after = self.store.revision, ""
         if token:
@@ -144,17 +148,6 @@ class Reader:
             found.append(entry)
         return found, revision, rest
 
-    @staticmethod
-    def _check_list_options(version: int | None, match: str, token: str) -> None:
-        if match not in {"", "Exact", "NotOlderThan"}:
-            raise bad_request(f"resourceVersionMatch: {match!r} must be Exact or NotOlderThan")
-        if match and version is None and not token:
-            raise bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")
-        if match == "Exact" and version == 0:
-            raise bad_request('resourceVersionMatch "Exact" is forbidden for resourceVersion "0"')
-        if token and version:
-            raise bad_request("specifying resource version is not allowed when using continue")
-
     def list(self, call: Call) -> Answer:
         entries, revision, rest = self.select(call)
         resource, kind = call.served.resource, call.served
@@ -173,23 +166,10 @@ class Reader:
 
     def watch(self, call: Call) -> AsyncIterator[Frame]:
         """Frames of a watch. What is wrong with the request is raised here, before the stream begins."""
-        matches, version = selector(call), read_version(call)
+        listoptions.check(call, watch=True)
+        matches, version = selector(call), version_of(call)
         initial = call.query.get("sendInitialEvents")
-        match = call.query.get("resourceVersionMatch", "")
-        if initial is not None and match != "NotOlderThan":
-            raise ApiError(
-                422, "Invalid",
-                "ListOptions.meta.k8s.io is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires"
-                " setting resourceVersionMatch to NotOlderThan",
-            )  # fmt: skip
-        if initial is None and match:
-            raise ApiError(
-                422, "Invalid",
-                "ListOptions.meta.k8s.io is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden"
-                " for watch unless sendInitialEvents is provided",
-            )  # fmt: skip
         self._not_from_the_future(version)
-        call.number("timeoutSeconds")
         table = self.store.table(call.served.table)
         streaming_list = call.flag("sendInitialEvents")
         since = self.store.revision
@@ -211,9 +191,10 @@ class Reader:
             for entry in list(table.scan(prefix)):
                 if matches is None or matches(entry.object):
                     yield self._frame(kind, "ADDED", entry)
-            if mark_end:
+            if mark_end and bookmarks:
                 yield self._bookmark(kind, since, {INITIAL_EVENTS_END: "true"})
-        next_bookmark = loop.time() + BOOKMARK_SECONDS
+        # The last one comes before the end, so that a client can go on from there.
+        next_bookmark = _next_bookmark(loop.time(), end)
         while not self.server.stopping:
             try:
                 events = table.events_after(since)
@@ -230,11 +211,9 @@ class Reader:
                 continue
             left = end - loop.time()
             if left <= 0:
-                if bookmarks:
-                    yield self._bookmark(kind, since)
                 return
             if bookmarks and loop.time() >= next_bookmark:
-                next_bookmark = loop.time() + BOOKMARK_SECONDS
+                next_bookmark = _next_bookmark(loop.time(), end)
                 yield self._bookmark(kind, since)
             await table.wait(min(left, max(next_bookmark - loop.time(), 0.05) if bookmarks else left))
 
@@ -266,11 +245,16 @@ class Reader:
 
     @staticmethod
     def _bookmark(kind: Kind, revision: int, annotations: dict[str, str] | None = None) -> Frame:
-        metadata: Object = {"resourceVersion": str(revision), "creationTimestamp": None}
+        metadata: Object = {"resourceVersion": str(revision)}
         if annotations:
             metadata["annotations"] = annotations
         resource = kind.resource
         return Frame("BOOKMARK", obj={"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata})
+
+
+def _next_bookmark(now: float, end: float) -> float:
+    later = min(now + BOOKMARK_SECONDS, end - LAST_BOOKMARK_SECONDS)
+    return later if later > now else end + 1
 
 
 def _without_kind(obj: Object) -> Object:

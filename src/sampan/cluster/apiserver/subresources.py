@@ -62,7 +62,7 @@ class Subresources:
         if paths is None:
             raise not_found(f"{kind.resource.plural}/scale", call.name, kind.resource.group)
         if call.verb == "get":
-            return Answer(obj=_scale_of(self.server.reader.entry(call).object, paths))
+            return Answer(obj=_scale_of(await self._shown(call, self.server.reader.entry(call).object), paths))
         content = decode.media_type(call.content_type)
         body, _ = decode.read_body(call)
 
@@ -93,7 +93,15 @@ class Subresources:
             return current
 
         entry = await self.server.writer.change(call, change)
-        return Answer(obj=_scale_of(entry.object, paths))
+        return Answer(obj=_scale_of(await self._shown(call, entry.object), paths))
+
+    @staticmethod
+    async def _shown(call: Call, obj: Object) -> Object:
+        """A stored object in the version asked for."""
+        kind = call.served
+        if kind.converter is None:
+            return kind.outward(obj)
+        return (await kind.converter.convert([obj], kind.resource.api_version))[0]
 
     # -- pods
 

@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sampan.cluster.apiserver import table
-from sampan.cluster.apiserver.authentication import AUTHENTICATED, service_account_user
 from sampan.cluster.apiserver.authorization import Attributes
 from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.http import HttpRequest, HttpServer, Response, StreamResponse
-from sampan.cluster.apiserver.strategy import User
-from sampan.cluster.authorization.rbac import refusal
 from sampan.kube.errors import ApiError, internal
 
 if TYPE_CHECKING:
@@ -70,7 +67,10 @@ class Web:
     def _call(self, request: HttpRequest) -> Call:
         headers = request.headers
         user = self.server.authenticator.authenticate(request.peer_certificate, headers.get("authorization", ""))
-        user = self._impersonated(user, request)
+        if any(name.startswith("impersonate-") for name in headers):
+            from sampan.cluster.apiserver.impersonation import acting_as
+
+            user = acting_as(user, headers, self.server.authorizer)
         return Call(
             request.method,
             request.path,
@@ -83,29 +83,6 @@ class Web:
             if_none_match=headers.get("if-none-match", ""),
             encoded=True,
         )
-
-    def _impersonated(self, user: User, request: HttpRequest) -> User:
-        """Who the user asks to act as, if they may (`kubectl --as`). Raises ApiError 403."""
-        name = request.headers.get("impersonate-user", "")
-        groups = tuple(filter(None, (g.strip() for g in request.headers.get("impersonate-group", "").split(","))))
-        if not name and not groups:
-            return user
-        if not name:
-            raise ApiError(400, "BadRequest", "requested groups, but no user to impersonate")
-        asked = [("users", name), *(("groups", group) for group in groups)]
-        if name.startswith("system:serviceaccount:") and name.count(":") == 3:
-            namespace, account = name.split(":")[2:]
-            what = Attributes("impersonate", "", "serviceaccounts", "", namespace, account)
-            asked = asked[1:]
-            if not groups:
-                groups = service_account_user(namespace, account).groups
-            if self.server.authorizer.allowed(user, what) is None:
-                raise refusal(user, what)
-        for resource, one in asked:
-            what = Attributes("impersonate", "", resource, name=one)
-            if self.server.authorizer.allowed(user, what) is None:
-                raise refusal(user, what)
-        return User(name, tuple(dict.fromkeys((*groups, AUTHENTICATED))))
 
     async def _upgrade(self, request: HttpRequest, call: Call) -> bool:
         """Hand an exec, attach or port-forward over; False when the path is something else."""

@@ -195,26 +195,6 @@ def aggregated(cluster_roles: Sequence[Object]) -> list[Object]:
     return changed
 
 
-def uncovered(held: Iterable[Object], wanted: Iterable[Object]) -> list[Object]:
-    """Which of the `wanted` PolicyRules are not wholly within the `held` ones: granting them would be an escalation.
-
-    Wanted rules are broken into their atoms (one verb, group, resource, name), as upstream does.
-    """
-    rules = [Rule.of(rule) for rule in held]
-    return [rule for rule in wanted if not all(any(one.allows(atom) for one in rules) for atom in _atoms(rule))]
-
-
-def _atoms(rule: Object) -> Iterator[Attributes]:
-    for verb in rule.get("verbs") or ():
-        for url in rule.get("nonResourceURLs") or ():
-            yield Attributes(verb, path=url)
-        for group in rule.get("apiGroups") or ():
-            for resource in rule.get("resources") or ():
-                plural, _, subresource = resource.partition("/")
-                for name in rule.get("resourceNames") or ("",):
-                    yield Attributes(verb, group, plural, subresource, name=name)
-
-
 class Rbac:
     """The authoriser of a cluster.
 

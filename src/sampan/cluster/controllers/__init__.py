@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sampan.cluster.controllers.aggregation import RoleAggregation
 from sampan.cluster.controllers.accounts import NamespaceDefaults
+from sampan.cluster.controllers.aggregation import RoleAggregation
 from sampan.cluster.controllers.autoscaler import AutoscalerController
 from sampan.cluster.controllers.budget import DisruptionController
 from sampan.cluster.controllers.cronjob import CronJobController

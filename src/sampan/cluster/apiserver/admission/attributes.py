@@ -34,7 +34,7 @@ class Attributes(Struct):
         return self.call.namespace or ""
 
     def shown(self, obj: Object | None, kind: Kind) -> Object | None:
-        return None if obj is None else kind.outward(obj)
+        return None if obj is None else kind.seen(obj)
 
     def namespace_object(self) -> Object | None:
         """The namespace of what is written; None for a kind of the whole cluster."""

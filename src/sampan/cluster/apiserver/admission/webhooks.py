@@ -156,12 +156,17 @@ class Webhooks:
     # -- over HTTPS
 
     async def _call(self, row: Object, review: Object) -> Any:
+        try:
+            return await self.post(row["clientConfig"], int(row.get("timeoutSeconds") or 10), review)
+        except CallFault as fault:
+            raise CallFault(f"failed to call webhook: {fault}") from None
+
+    async def post(self, config: Object, seconds: int, review: Object) -> Any:
+        """The decoded answer of the server that a `clientConfig` names. Raises CallFault."""
         import aiohttp
 
-        config, seconds = row["clientConfig"], int(row.get("timeoutSeconds") or 10)
         shown, address, host = self._address(config)
-        shown = f"{shown}?timeout={seconds}s"
-        before = f'failed to call webhook: Post "{shown}": '
+        before = f'Post "{shown}?timeout={seconds}s": '
         if not address:
             raise CallFault(f'{before}service "{config["service"]["name"]}" not found')
         if self._session is None:
@@ -179,10 +184,7 @@ class Webhooks:
                 data = await answer.content.read(MAX_ANSWER)
                 if answer.status != 200:
                     text = data[:400].decode(errors="replace")
-                    raise CallFault(
-                        f'failed to call webhook: an error on the server ("{text}") has prevented the request from'
-                        " succeeding"
-                    )
+                    raise CallFault(f'an error on the server ("{text}") has prevented the request from succeeding')
                 return msgspec.json.decode(data)
         except TimeoutError:
             raise CallFault(f"{before}context deadline exceeded") from None

@@ -19,6 +19,7 @@ from sampan.cluster.apiserver.cel.values import (
     is_number,
     type_name,
 )
+from sampan.kube.patterns import Pattern, compiled
 
 CONSTANTS: dict[str, Any] = {}
 _INT, _UINT = (-(2**63), 2**63 - 1), (0, 2**64 - 1)
@@ -246,11 +247,9 @@ def _bool(text: str) -> bool:
     raise ValueError("type conversion error from 'string' to 'bool'")
 
 
-def pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text.replace(r"\z", r"\Z"), re.ASCII)
-    except re.error as error:
-        raise ValueError(str(error)) from None
+def pattern(text: str) -> Pattern:
+    """Raises ValueError."""
+    return compiled(text)
 
 
 def _zoned(moment: datetime, zone: str = "UTC") -> datetime:

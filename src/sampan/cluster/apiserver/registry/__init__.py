@@ -8,6 +8,7 @@ from sampan.cluster.apiserver.registry import (
     bounds,
     cluster,
     config,
+    definitions,
     extension,
     networking,
     pods,
@@ -32,6 +33,7 @@ STRATEGIES: dict[tuple[str, str], Strategy] = {
     **scaling.STRATEGIES,
     **cluster.STRATEGIES,
     **access.STRATEGIES,
+    **definitions.STRATEGIES,
     **extension.STRATEGIES,
 }
 """(group, kind) -> rules, whatever the version."""

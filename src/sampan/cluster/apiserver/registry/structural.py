@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sampan.kube.errors import Cause
+from sampan.kube.patterns import PatternError, compiled
 from sampan.kube.schema import Schema
 from sampan.kube.validation import shown, validate
 
@@ -58,6 +59,7 @@ def _node(raw: Any, path: str, *, root: bool = False, inside: str = "object fiel
     if raw.get("properties") and raw.get("additionalProperties"):
         detail = "additionalProperties and properties are mutual exclusive"
         yield _forbidden(f"{path}.additionalProperties", detail)
+    yield from _pattern(raw, path)
     yield from _list(raw, path)
     yield from _default(raw, path)
     for word in ("allOf", "anyOf", "oneOf"):
@@ -68,6 +70,17 @@ def _node(raw: Any, path: str, *, root: bool = False, inside: str = "object fiel
         yield from _node(part, f"{path}.properties[{name}]", root=root and name == "metadata")
     yield from _node(raw.get("additionalProperties"), f"{path}.additionalProperties")
     yield from _node(raw.get("items"), f"{path}.items", inside="array items")
+
+
+def _pattern(raw: dict[str, Any], path: str) -> Iterator[Cause]:
+    pattern = raw.get("pattern")
+    if not isinstance(pattern, str) or not pattern:
+        return
+    try:
+        compiled(pattern)
+    except PatternError as error:
+        said = f"Invalid value: {shown(pattern)}: must be a valid regular expression, but isn't: {error}"
+        yield Cause(f"{path}.pattern", said)
 
 
 def _list(raw: dict[str, Any], path: str) -> Iterator[Cause]:
@@ -102,6 +115,7 @@ def _value_only(raw: Any, path: str, numbers_or_text: bool) -> Iterator[Cause]:
     for word in ("default", "description", "nullable", "title"):
         if raw.get(word):
             yield _forbidden(f"{path}.{word}", "must be undefined to be structural")
+    yield from _pattern(raw, path)
     for name, part in (raw.get("properties") or {}).items():
         yield from _value_only(part, f"{path}.properties[{name}]", False)
     yield from _value_only(raw.get("items"), f"{path}.items", False)
