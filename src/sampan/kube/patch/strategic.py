@@ -1,19 +1,23 @@
 """Strategic merge patch: a merge patch that knows lists by their merge keys.
 
-Directives: `$patch` (replace, delete, merge) in maps and list elements, `$retainKeys`, and per field
+Directives: `$patch` (replace, delete) in maps and list elements, `$retainKeys`, and per field
 `$deleteFromPrimitiveList/FIELD` and `$setElementOrder/FIELD`. Which lists merge, and by which key, is in the schema
-(`merge_key`, `patch_strategy`).
+(`merge_key`, `patch_strategy`). What the target lacks is taken from the patch as it is, but for directives and nulls;
+what replaces, or is new to a merging list, as it is.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sampan.kube.errors import bad_request
+from sampan.kube.errors import ApiError, bad_request
 from sampan.kube.schema import ANYTHING, Schema
 
 _PATCH, _RETAIN = "$patch", "$retainKeys"
 _DELETE_FROM, _ORDER = "$deleteFromPrimitiveList/", "$setElementOrder/"
+_GO_KINDS = {dict: "map[string]interface {}", list: "[]interface {}", str: "string", bool: "bool", float: "float64",
+             int: "int64", type(None): "%!s(<nil>)"}  # fmt: skip
+_GONE: Any = object()
 
 
 def apply(target: Any, patch: Any, schema: Schema | None) -> Any:
@@ -24,49 +28,43 @@ def apply(target: Any, patch: Any, schema: Schema | None) -> Any:
 
 
 def _merge_map(target: dict[str, Any], patch: dict[str, Any], schema: Schema) -> dict[str, Any]:
-    match patch.get(_PATCH):
-        case None | "merge":
-            pass
-        case "replace":
-            return _merge_map({}, {key: value for key, value in patch.items() if key != _PATCH}, schema)
-        case "delete":
-            return {}
-        case other:
-            raise bad_request(f'Unknown patch type found: "{other}"')
+    if _PATCH in patch:
+        match patch[_PATCH]:
+            case "replace":
+                return {key: value for key, value in patch.items() if key != _PATCH}
+            case "delete":
+                return {}
+            case other:
+                raise _unknown(other, patch)
     result = dict(target)
+    patch = dict(patch)
     if _RETAIN in patch:
         result = _retain(result, patch)
+    for key in [key for key in patch if key.startswith(_ORDER)]:
+        _set_order(result, patch, key, schema)
     for key, value in patch.items():
-        if key.startswith(_DELETE_FROM):
-            field = key[len(_DELETE_FROM) :]
-            if isinstance(result.get(field), list):
-                result[field] = [item for item in result[field] if item not in _list(key, value)]
-    for key, value in patch.items():
-        if key in (_PATCH, _RETAIN) or key.startswith(_DELETE_FROM):
-            continue
-        if key.startswith(_ORDER):
-            field = key[len(_ORDER) :]
-            if field not in patch and isinstance(result.get(field), list):
-                child = schema.child(field) or ANYTHING
-                result[field] = _ordered(result[field], [], result[field], _list(key, value), child.merge_key)
-            continue
-        child = schema.child(key) or ANYTHING
+        field = key.removeprefix(_DELETE_FROM)
         if value is None:
-            result.pop(key, None)
+            result.pop(field, None)
+        elif field not in result or _kind(result[field]) != _kind(value):
+            if field != key:
+                continue
+            result[field] = _bare(value)
+            if result[field] is _GONE:
+                del result[field]
         elif isinstance(value, dict):
-            present = result.get(key)
-            if "replace" in child.patch_strategy and _PATCH not in value:
-                result[key] = _clean(value, child)
-            else:
-                result[key] = _merge_map(present if isinstance(present, dict) else {}, value, child)
-        elif isinstance(value, list) and "merge" in child.patch_strategy:
-            present = result.get(key)
-            order = patch.get(_ORDER + key)
-            result[key] = _merge_list(present if isinstance(present, list) else [], value, child, order)
+            child = schema.child(field) or ANYTHING
+            result[field] = value if "replace" in child.patch_strategy else _merge_map(result[field], value, child)
         elif isinstance(value, list):
-            result[key] = _clean(value, child)
+            child = schema.child(field) or ANYTHING
+            if field != key:
+                result[field] = [item for item in result[field] if item not in value]
+            elif "merge" in child.patch_strategy:
+                result[field] = _merge_list(result[field], value, child)
+            else:
+                result[field] = value
         else:
-            result[key] = value
+            result[field] = value
     return result
 
 
@@ -81,98 +79,165 @@ def go_text(value: Any) -> str:
     return "<nil>" if value is None else str(value)
 
 
-def _list(key: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise bad_request(f"error decoding patch: {key} must be a list")
+def _kind(value: Any) -> str:
+    return _GO_KINDS[type(value)]
+
+
+def _wrong(wanted: type, value: Any) -> ApiError:
+    return bad_request(f"expected a {_GO_KINDS[wanted]}, but received a {_kind(value)}")
+
+
+def _unknown(directive: Any, patch: dict[str, Any]) -> ApiError:
+    return bad_request(f"unknown patch type: {go_text(directive)} in map: {go_text(patch)}")
+
+
+def _no_key(item: dict[str, Any], key: str) -> ApiError:
+    return bad_request(f"map: {go_text(item)} does not contain declared merge key: {key}")
+
+
+def _bare(value: Any) -> Any:
+    """A value new to the object: without nulls in maps, and without what holds a `$patch`."""
+    if isinstance(value, dict):
+        if _PATCH in value:
+            return _GONE
+        kept = {key: _bare(item) for key, item in value.items() if item is not None}
+        return {key: item for key, item in kept.items() if item is not _GONE}
+    if isinstance(value, list):
+        return [item for item in map(_bare, value) if item is not _GONE]
     return value
 
 
 def _retain(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    keep = _list(_RETAIN, patch[_RETAIN])
+    keep = patch.pop(_RETAIN)
+    fault = bad_request("invalid patch format of retainKeys")
+    if not isinstance(keep, list):
+        raise fault
     for key, value in patch.items():
-        if not key.startswith("$") and value is not None and key not in keep:
-            raise bad_request("error decoding patch: $retainKeys list must contain all fields present in the patch")
+        if value is not None and not key.startswith((_DELETE_FROM, _ORDER)) and key not in keep:
+            raise fault
     return {key: value for key, value in target.items() if key in keep}
 
 
-def _clean(value: Any, schema: Schema) -> Any:
-    """A value new to the object: without directives and nulls."""
-    if isinstance(value, dict):
-        return _merge_map({}, value, schema)
-    if isinstance(value, list):
-        elements = schema.items
-        return [
-            _merge_map({}, {k: v for k, v in item.items() if k != _PATCH}, elements) if isinstance(item, dict) else item
-            for item in value
-            if not (isinstance(item, dict) and item.get(_PATCH) == "delete")
-        ]
-    return value
-
-
-def _merge_list(target: list[Any], patch: list[Any], schema: Schema, order: Any) -> list[Any]:
-    if not all(isinstance(item, dict) for item in (*patch, *target)):
-        if any(isinstance(item, dict) for item in (*patch, *target)):
-            raise bad_request("error decoding patch: a list mixes objects and plain values")
-        merged = [*target, *(item for item in dict.fromkeys(patch) if item not in target)]
-        touched: list[Any] = patch
+def _set_order(result: dict[str, Any], patch: dict[str, Any], key: str, schema: Schema) -> None:
+    """Take `$setElementOrder/FIELD`, and FIELD with it, out of the patch into the result."""
+    order, field = patch.pop(key), key.removeprefix(_ORDER)
+    if not isinstance(order, list):
+        raise _wrong(list, order)
+    for present in (result, patch):
+        if field in present and not isinstance(present[field], list):
+            raise _wrong(list, present[field])
+    child = schema.child(field) or ANYTHING
+    before, wanted = result.get(field, []), patch.get(field, [])
+    _check_order(wanted, order, child.merge_key)
+    if field not in result and field not in patch:
+        return
+    if field not in patch:
+        merged = before
+    elif field not in result:
+        merged = _bare(wanted)
+    elif "merge" in child.patch_strategy:
+        merged = _merge_list(before, wanted, child)
     else:
-        key = schema.merge_key
-        if not key:
-            return _clean(patch, schema)  # type: ignore[no-any-return]
-        if any(item.get(_PATCH) == "replace" for item in patch):
-            return _clean([item for item in patch if item.get(_PATCH) != "replace"], schema)  # type: ignore[no-any-return]
-        merged = _merge_elements(target, patch, schema, key)
-        touched = [item[key] for item in patch]
-    wanted = touched if order is None else _list(_ORDER, order)
-    return _ordered(merged, touched, target, wanted, schema.merge_key)
+        merged = wanted
+    if not before and not wanted:
+        raise bad_request("no elements in any of the given slices")
+    _same_kind(before, wanted)
+    result[field] = _ordered(merged, order, before, child.merge_key)
+    patch.pop(field, None)
 
 
-def _bare(value: Any) -> Any:
-    """An element new to a list: taken as it is, but for directives."""
-    if isinstance(value, dict):
-        return {key: _bare(item) for key, item in value.items() if not key.startswith("$") and item is not None}
-    return [_bare(item) for item in value] if isinstance(value, list) else value
+def _check_order(wanted: list[Any], order: list[Any], key: str) -> None:
+    """Elements of the patch must come in the order that is set."""
+    kept = [item for item in wanted if not (isinstance(item, dict) and _PATCH in item)] if order else []
+    rest = iter(order)
+    for item in kept:
+        if not any(_identity(item, key) == _identity(other, key) for other in rest):
+            rest_of = f"doesn't match $setElementOrder list:\n{go_text(order)}\n"
+            raise bad_request(f"The order in patch list:\n{go_text(wanted)}\n {rest_of}")
+
+
+def _identity(item: Any, key: str) -> Any:
+    if not key:
+        return item
+    if not isinstance(item, dict):
+        raise _wrong(dict, item)
+    if key not in item:
+        raise _no_key(item, key)
+    return item[key]
+
+
+def _same_kind(*lists: list[Any]) -> None:
+    """Elements of lists that merge are all of one kind, and no lists."""
+    kinds = {_kind(item) for items in lists for item in items}
+    if _GO_KINDS[list] in kinds:
+        raise ApiError(422, "Invalid", "lists of lists are not supported")
+    if len(kinds) > 1:
+        raise bad_request(f"list element types are not identical: {go_text(list(lists))}")
+
+
+def _merge_list(target: list[Any], patch: list[Any], schema: Schema) -> list[Any]:
+    if not target and not patch:
+        return target
+    _same_kind(target, patch)
+    key = schema.merge_key
+    if not isinstance((target or patch)[0], dict):
+        merged: list[Any] = []
+        for item in (*target, *patch):
+            if item not in merged:
+                merged.append(item)
+        return _ordered(merged, patch, target, "")
+    if not key:
+        raise bad_request(f"cannot merge lists without merge key for {schema.definition.rpartition('.')[2]}")
+    target, patch = _directed(target, patch, key)
+    return _ordered(_merge_elements(target, patch, schema, key), patch, target, key)
+
+
+def _directed(target: list[Any], patch: list[Any], key: str) -> tuple[list[Any], list[Any]]:
+    """Follow the directives of elements: (what is left of the target, the elements of the patch without one)."""
+    plain = [item for item in patch if _PATCH not in item]
+    replaced = False
+    for item in patch:
+        match item.get(_PATCH, _GONE):
+            case "delete":
+                gone = _identity(item, key)
+                target = [present for present in target if present.get(key) != gone]
+            case "replace":
+                replaced = True
+            case "merge":
+                raise bad_request("merging lists cannot yet be specified in the patch")
+            case other if other is not _GONE:
+                raise _unknown(other, item)
+    return (plain, []) if replaced else (target, plain)
 
 
 def _merge_elements(target: list[Any], patch: list[Any], schema: Schema, key: str) -> list[Any]:
     merged = list(target)
     for item in patch:
-        if key not in item:
-            raise bad_request(f"map: {go_text(item)} does not contain declared merge key: {key}")
-        directive = item.get(_PATCH)
-        if directive == "delete":
-            merged = [present for present in merged if present.get(key) != item[key]]
-            continue
-        if directive not in (None, "merge"):
-            raise bad_request(f'Unknown patch type found: "{directive}"')
+        wanted = _identity(item, key)
         for index, present in enumerate(merged):
-            if present.get(key) == item[key]:
+            if present.get(key, _GONE) == wanted:
                 merged[index] = _merge_map(present, item, schema.items)
                 break
         else:
-            merged.append(_bare(item))
+            merged.append(item)
     return merged
 
 
-def _ordered(merged: list[Any], touched: list[Any], before: list[Any], order: list[Any], key: str) -> list[Any]:
-    """`merged` in the order of the patch; what only the server has keeps its place relative to its neighbours."""
-
-    def identity(item: Any) -> Any:
-        return item.get(key) if isinstance(item, dict) and key else item
-
-    wanted = [identity(item) for item in order]  # elements, or what tells them apart
-    served = [identity(item) for item in before]
-
-    def place(items: list[Any], item: Any) -> int:
-        return items.index(item) if item in items else len(items)
-
-    from_patch = [item for item in merged if identity(item) in wanted or identity(item) in touched]
-    from_patch.sort(key=lambda item: place(wanted, identity(item)))
-    server_only = [item for item in merged if not (identity(item) in wanted or identity(item) in touched)]
-    server_only.sort(key=lambda item: place(served, identity(item)))
+def _ordered(merged: list[Any], order: list[Any], before: list[Any], key: str) -> list[Any]:
+    """`merged` in the order asked for; what only the target had keeps its place relative to its neighbours."""
+    wanted = [_identity(item, key) for item in order]
+    served = [item.get(key) if key and isinstance(item, dict) else item for item in before]
+    from_patch = [item for item in merged if _identity(item, key) in wanted]
+    server_only = [item for item in merged if _identity(item, key) not in wanted]
+    from_patch.sort(key=lambda item: wanted.index(_identity(item, key)))
+    server_only.sort(key=lambda item: _place(served, _identity(item, key)))
     result = []
     while server_only and from_patch:
-        left, right = identity(server_only[0]), identity(from_patch[0])
+        left, right = _identity(server_only[0], key), _identity(from_patch[0], key)
         first = left in served and right in served and served.index(left) < served.index(right)
         result.append((server_only if first else from_patch).pop(0))
     return result + server_only + from_patch
+
+
+def _place(items: list[Any], item: Any) -> int:
+    return items.index(item) if item in items else len(items)
