@@ -3,8 +3,9 @@
 An event is acknowledged after its handler's transaction has committed. The inbox entry commits in that same
 transaction, so a handler that takes a session has its effect once however often the event arrives. A handler
 that fails is tried again with growing delays, here, with the event still in hand; after `attempts` deliveries, or at
-once when the payload cannot be decoded, the event goes to the dead letters. Events of one key are handled one at a
-time and in order, and wait while an earlier one is to be tried again.
+once when the payload cannot be decoded, the event goes to the dead letters; so does one that ends its process
+(lasttries.py). Events of one key are handled one at a time and in order, and wait while an earlier one is to be tried
+again.
 
 With commit="automatic" an event is acknowledged before it is handled: at most once, and never tried again.
 """
@@ -23,6 +24,7 @@ import msgspec
 from sampan.service.messaging.codec import decode
 from sampan.service.messaging.hand import Hand
 from sampan.service.messaging.handler import Duplicate, Function, Handler
+from sampan.service.messaging.lasttries import LastTries
 from sampan.service.messaging.letters import letter
 from sampan.service.messaging.port import ACK_SECONDS, ONLY_GROUP, Broker, Delivery, Subscription
 from sampan.service.telemetry import tracing
@@ -81,6 +83,7 @@ class Consumer:
         self.dead = registry.counter("messages_dead_letters_total", "Events set aside.", labels)
         self.durations = registry.histogram("message_duration_seconds", "Time in the handler.", labels)
         self.lag = registry.gauge("messages_lag", "Events that wait for the group.", labels)
+        self.last_tries = LastTries(broker, topic, group, self.attempts)
         self._hand = Hand(keyed=broker.layout(topic).keyed)
         self._outstanding: dict[Delivery, float] = {}
         self._held: dict[Delivery, asyncio.TimerHandle] = {}
@@ -209,7 +212,7 @@ class Consumer:
         if self.automatic:
             for delivery, _ in good:
                 await self._acknowledge(delivery)
-        if len(good) > 1 and await self._all(good):
+        if len(good) > 1 and not any(self._is_last(delivery) for delivery, _ in good) and await self._all(good):
             return
         stuck: set[str] = set()
         later: dict[str, list[Delivery]] = {}
@@ -230,19 +233,49 @@ class Consumer:
         came = [arrived(delivery.headers) for delivery, _ in good]
         links = [(trace, parent) for trace, parent, _ in came if parent]
         attributes = {**self._attributes, "messaging.batch.message_count": len(good)}
+        await self.broker.alone.enter()
         try:
             with tracing.span(f"process {self.topic}", tracing.CONSUMER, attributes, links=links):
                 known = await self.handler.run_many(self.database, self.inbox, [event for _, event in good], ids)
         except Exception as error:
             log.info("a batch of %s failed, its events one by one: %s", self.topic, error)
             return False
+        finally:
+            self.broker.alone.leave()
         each = (time.perf_counter() - started) / len(good)
         for delivery, _ in good:
             await self._finish(delivery, "duplicate" if delivery.id in known else "ok", each)
         return True
 
+    def _is_last(self, delivery: Delivery) -> bool:
+        return not self.automatic and self.last_tries.due(delivery)
+
     async def _one(self, delivery: Delivery, event: Any) -> bool:
         """Whether it is done with, one way or another; else it is held to be tried again."""
+        if self._is_last(delivery):
+            return await self._last(delivery, event)
+        await self.broker.alone.enter()
+        try:
+            return await self._try(delivery, event)
+        finally:
+            self.broker.alone.leave()
+
+    async def _last(self, delivery: Delivery, event: Any) -> bool:
+        """The last try of what may have ended the processes that had it before."""
+        more = {"topic": self.topic, "group": self.group, "event_id": delivery.id, "delivery": delivery.attempt}
+        try:
+            if await self.last_tries.set_aside(delivery, self._outstanding.get(delivery, 0.0)):
+                log.error("event set aside: the processes that handled it ended", extra=more)
+                self.dead.add(self.topic, self.group)
+                return await self._finish(delivery, "dead", 0.0)
+            async with self.broker.alone.alone(), self.last_tries.written_down(delivery):
+                return await self._try(delivery, event)
+        except self.broker.errors as trouble:
+            log.warning("the last try of an event of %s waits for the broker: %s", self.topic, trouble)
+            self._hold(delivery)
+            return False
+
+    async def _try(self, delivery: Delivery, event: Any) -> bool:
         started = time.perf_counter()
         CURRENT.set(from_headers(delivery.headers))
         try:
@@ -320,10 +353,10 @@ class Consumer:
 
     async def _acknowledge(self, delivery: Delivery) -> None:
         try:
-            if not delivery.revoked:
-                await delivery.ack()
+            await delivery.ack()
         except self.broker.errors as error:  # it will come again
-            log.warning("event of %s not acknowledged: %s", self.topic, error)
+            level = logging.DEBUG if delivery.revoked else logging.WARNING
+            log.log(level, "event of %s not acknowledged: %s", self.topic, error)
 
     # beside the work
 

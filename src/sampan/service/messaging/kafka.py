@@ -15,25 +15,24 @@ import contextlib
 import logging
 import os
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from sampan.service.bindings import Binding, BindingError
+from sampan.service.messaging.kafka_partitions import ID, KafkaSubscription, headers_of, quietly
 from sampan.service.messaging.letters import from_headers, to_headers
 from sampan.service.messaging.port import (
     KEEP_SECONDS,
     STORE_SECONDS,
     Broker,
     DeadLetter,
-    Delivery,
     Layout,
     Message,
     Sink,
@@ -43,9 +42,7 @@ from sampan.service.telemetry.metrics import Registry
 log = logging.getLogger("sampan.messaging")
 
 DEAD_LETTERS: Final = "sampan-dead-letters"
-_ID: Final = "sampan-id"
 _EXISTS: Final = 36
-_COMMIT_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 2.0
 
 
@@ -90,36 +87,39 @@ class KafkaBroker(Broker):
             noisy.setLevel(logging.CRITICAL)
 
     async def _connect(self) -> None:
-        said = False
         while True:
-            try:
-                if self._producer is None:
-                    producer = AIOKafkaProducer(
-                        **self.common,
-                        enable_idempotence=True,
-                        acks="all",
-                        max_request_size=2_000_000,
-                        request_timeout_ms=10_000,
-                        retry_backoff_ms=50,
-                    )
-                    try:
-                        await producer.start()
-                    except BaseException:
-                        await _quietly(producer.stop())
-                        raise
-                    self._producer = producer
-                async with asyncio.timeout(3):
-                    answers = await self._producer.client.force_metadata_update()
-                if answers and not self.connected:
-                    self._connected()
-                elif not answers:
-                    await self._lost()
-            except self.errors as error:
-                await self._lost()
-                if not said and not self.connected_once:
-                    log.warning("broker not reachable yet: %s", error)
-                    said = True
-            await asyncio.sleep(_LOOK_SECONDS if self.connected else 0.1)
+            await self._reach(self._look)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        """Whether there is anybody, with a producer that has not been through an outage."""
+        try:
+            if self._producer is None:
+                await self._produce()
+            async with asyncio.timeout(3):
+                if not await self._writer().client.force_metadata_update():
+                    raise ConnectionError("no broker answers")
+        except self.errors:
+            await self._lost()
+            raise
+        if not self.connected:
+            self._connected()
+
+    async def _produce(self) -> None:
+        producer = AIOKafkaProducer(
+            **self.common,
+            enable_idempotence=True,
+            acks="all",
+            max_request_size=2_000_000,
+            request_timeout_ms=10_000,
+            retry_backoff_ms=50,
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            await quietly(producer.stop())
+            raise
+        self._producer = producer
 
     async def _lost(self) -> None:
         """After an outage another producer begins: this one may wait for answers that never come."""
@@ -129,7 +129,7 @@ class KafkaBroker(Broker):
     async def _disconnect(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _quietly(producer.stop())
+            await quietly(producer.stop())
 
     @contextlib.asynccontextmanager
     async def _sending(self) -> AsyncIterator[None]:
@@ -167,7 +167,7 @@ class KafkaBroker(Broker):
             await admin.start()
             yield admin
         finally:
-            await _quietly(admin.close())
+            await quietly(admin.close())
 
     async def _partitions(self, topic: str) -> list[int]:
         producer = self._writer()
@@ -184,7 +184,7 @@ class KafkaBroker(Broker):
 
     async def _send(self, message: Message) -> asyncio.Future[Any]:
         headers = [(name, value.encode()) for name, value in message.headers.items()]
-        headers.append((_ID, message.id.encode()))
+        headers.append((ID, message.id.encode()))
         key, partition = message.key.encode() or None, None
         if key is None:
             balance = self._balance.setdefault(message.topic, LeastBytes())
@@ -225,12 +225,17 @@ class KafkaBroker(Broker):
             await reader.start()
             yield reader
         finally:
-            await _quietly(reader.stop())
+            await quietly(reader.stop())
+
+    async def committed(self, group: str, partitions: list[TopicPartition]) -> dict[TopicPartition, Any]:
+        """Offset (-1: none) and metadata of each."""
+        async with self._admin() as admin:
+            found: dict[TopicPartition, Any] = await admin.list_consumer_group_offsets(group, partitions=partitions)
+        return found
 
     async def lag(self, topic: str, group: str) -> int | None:
         partitions = [TopicPartition(topic, number) for number in await self._partitions(topic)]
-        async with self._admin() as admin:
-            committed = await admin.list_consumer_group_offsets(group, partitions=partitions)
+        committed = await self.committed(group, partitions)
         if all(offset.offset < 0 for offset in committed.values()):
             return None
         async with self._reader() as reader:
@@ -269,7 +274,7 @@ class KafkaBroker(Broker):
                     found.pop(record.key, None)
                     if record.value is not None:
                         found[record.key] = record
-        return [from_headers(topic, group, r.value, _headers(r), handle=key) for key, r in found.items()]
+        return [from_headers(topic, group, r.value, headers_of(r), handle=key) for key, r in found.items()]
 
 
 def read(binding: Binding) -> tuple[Settings, dict[str, Any]]:
@@ -298,171 +303,3 @@ def read(binding: Binding) -> tuple[Settings, dict[str, Any]]:
     if protocol.endswith("SSL"):
         common["ssl_context"] = ssl.create_default_context(cadata=binding.values.get("ca.crt"))
     return settings, common
-
-
-async def _quietly(work: Any) -> None:
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(3):
-            await work
-
-
-def _headers(record: Any) -> dict[str, str]:
-    return {name.lower(): value.decode("utf-8", "replace") for name, value in record.headers if value is not None}
-
-
-class Track:
-    """Offsets of one partition: those delivered and not yet handled, and up to where it may be committed."""
-
-    __slots__ = ("committed", "done", "position", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[int] = deque()
-        self.done: set[int] = set()
-        self.position = self.committed = -1
-
-    def handled(self, offset: int) -> None:
-        self.done.add(offset)
-        while self.waiting and self.waiting[0] in self.done:
-            first = self.waiting.popleft()
-            self.done.discard(first)
-            self.position = first + 1
-
-
-class KafkaDelivery(Delivery):
-    __slots__ = ("_offset", "_subscription", "_track")
-
-    def __init__(self, subscription: KafkaSubscription, record: Any, track: Track) -> None:
-        headers = _headers(record)
-        lane = f"{record.topic}-{record.partition}"
-        key = record.key.decode("utf-8", "replace") if record.key else ""
-        event_id = headers.pop(_ID, "") or f"{lane}:{record.offset}"
-        super().__init__(record.value or b"", headers, event_id, key=key, lane=lane)
-        self._subscription, self._track, self._offset = subscription, track, record.offset
-
-    async def ack(self) -> None:
-        self._track.handled(self._offset)
-        self._subscription.settled()
-
-    async def release(self) -> None:
-        self._subscription.settled()
-
-
-class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
-    def __init__(self, broker: KafkaBroker, topic: str, group: str, sink: Sink, window: int) -> None:
-        self.broker, self.topic, self.group, self.sink = broker, topic, group, sink
-        self._window = window
-        self._outstanding = 0
-        self._room = asyncio.Event()
-        self._fetching = asyncio.Lock()  # held while records are on their way from the client to the sink
-        self._tracks: dict[TopicPartition, Track] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        settings = broker.settings
-        self._consumer = AIOKafkaConsumer(
-            **broker.common,
-            group_id=group,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_min_bytes=settings.fetch_min_bytes,
-            fetch_max_bytes=settings.fetch_max_bytes,
-            max_partition_fetch_bytes=settings.fetch_max_bytes,
-            fetch_max_wait_ms=settings.fetch_max_wait_ms,
-            session_timeout_ms=settings.session_timeout_ms,
-            heartbeat_interval_ms=max(200, settings.session_timeout_ms // 4),
-            rebalance_timeout_ms=15_000,
-            max_poll_interval_ms=24 * 3600 * 1000,  # a full window is no failure; a stuck loop sends no heartbeats
-            request_timeout_ms=16_000,
-            retry_backoff_ms=50,
-            metadata_max_age_ms=60_000,
-        )
-
-    @property
-    def window(self) -> int:
-        return self._window
-
-    @window.setter
-    def window(self, amount: int) -> None:
-        self._window = amount
-        self._room.set()
-
-    def settled(self) -> None:
-        self._outstanding -= 1
-        self._room.set()
-
-    async def open(self) -> None:
-        self._consumer.subscribe([self.topic], listener=self)
-        try:
-            await self._consumer.start()
-        except BaseException:
-            await _quietly(self._consumer.stop())
-            raise
-        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._commit_often())]
-
-    async def _pump(self) -> None:
-        while True:
-            room = self._window - self._outstanding
-            if room <= 0:
-                self._room.clear()
-                await self._room.wait()
-                continue
-            try:
-                async with self._fetching:
-                    for records in (await self._consumer.getmany(timeout_ms=200, max_records=room)).values():
-                        for record in records:
-                            self._deliver(record)
-                await asyncio.sleep(0)  # whoever waits for the lock comes first
-            except self.broker.errors as error:
-                log.info("consumer %s of %s: %s", self.group, self.topic, error or type(error).__name__)
-                await asyncio.sleep(0.2)
-                with contextlib.suppress(*self.broker.errors):
-                    await self.broker.ensure(self.topic)
-
-    def _deliver(self, record: Any) -> None:
-        track = self._tracks.setdefault(TopicPartition(record.topic, record.partition), Track())
-        track.waiting.append(record.offset)
-        self._outstanding += 1
-        self.sink.deliver(KafkaDelivery(self, record, track))
-
-    async def on_partitions_revoked(self, revoked: Any) -> None:
-        async with self._fetching:
-            await self.sink.revoke({f"{p.topic}-{p.partition}" for p in revoked})
-            await self._commit()
-            for partition in revoked:
-                track = self._tracks.pop(partition, None)
-                if track is not None:
-                    self._outstanding -= len(track.waiting) - len(track.done)
-                    track.waiting.clear()
-            self._room.set()
-
-    async def on_partitions_assigned(self, assigned: Any) -> None:
-        log.debug("consumer %s of %s has %s", self.group, self.topic, sorted(p.partition for p in assigned))
-
-    async def _commit(self) -> None:
-        new = {p: t.position for p, t in self._tracks.items() if t.position > t.committed}
-        if not new:
-            return
-        try:
-            async with asyncio.timeout(5):
-                await self._consumer.commit(new)
-        except self.broker.errors as error:  # they come again
-            log.info("offsets of %s in %s not committed: %s", self.group, self.topic, error or type(error).__name__)
-            return
-        for partition, position in new.items():
-            if partition in self._tracks:
-                self._tracks[partition].committed = position
-
-    async def _commit_often(self) -> None:
-        while True:
-            await asyncio.sleep(_COMMIT_SECONDS)
-            await self._commit()
-
-    async def halt(self) -> None:
-        pump = self._tasks.pop(0)
-        pump.cancel()
-        await asyncio.gather(pump, return_exceptions=True)
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._commit()
-        await _quietly(self._consumer.stop())

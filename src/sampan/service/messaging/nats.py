@@ -64,40 +64,35 @@ class NatsBroker(Broker):
         self._waiting: dict[str, asyncio.Future[bytes]] = {}
 
     async def _connect(self) -> None:
-        wait, said = 0.02, False
-        while True:
-            try:
-                await self.client.connect(
-                    self.uri,
-                    name=self.name,
-                    user=self.values.get("username"),
-                    password=self.values.get("password"),
-                    token=self.values.get("token"),
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds, a fraction is fine
-                    connect_timeout=2,
-                    ping_interval=5,
-                    max_outstanding_pings=2,
-                    error_cb=self._error,
-                    disconnected_cb=self._lost,
-                    reconnected_cb=self._back,
-                )
-                self._replies = self.client.new_inbox()
-                await self.client.subscribe(f"{self._replies}.*", cb=self._replied)
-            except (NatsError, OSError, TimeoutError) as error:
-                if not said:
-                    log.warning("broker not reachable yet: %s", error)
-                    said = True
-                with contextlib.suppress(Exception):
-                    await self.client.close()
-                self.client = Client()
-                self.js = self.client.jetstream(timeout=STORE_SECONDS)
-                await asyncio.sleep(wait)
-                wait = min(1.0, wait * 1.5)
-            else:
-                self._connected()
-                return
+        await self._reach(self._dial)
+        self._connected()
+
+    async def _dial(self) -> None:
+        try:
+            await self.client.connect(
+                self.uri,
+                name=self.name,
+                user=self.values.get("username"),
+                password=self.values.get("password"),
+                token=self.values.get("token"),
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds, a fraction is fine
+                connect_timeout=2,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                error_cb=self._error,
+                disconnected_cb=self._lost,
+                reconnected_cb=self._back,
+            )
+            self._replies = self.client.new_inbox()
+            await self.client.subscribe(f"{self._replies}.*", cb=self._replied)
+        except self.errors:
+            with contextlib.suppress(Exception):
+                await self.client.close()
+            self.client = Client()
+            self.js = self.client.jetstream(timeout=STORE_SECONDS)
+            raise
 
     async def _error(self, error: Exception) -> None:
         log.debug("broker connection: %s: %s", type(error).__name__, error)
@@ -166,7 +161,7 @@ class NatsBroker(Broker):
     async def _store(self, message: Message) -> None:
         await self._put(self._subject(message), message.payload, _outgoing(message))
 
-    async def _put(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+    async def _put(self, subject: str, payload: bytes, headers: dict[str, str]) -> bytes:
         future = await self._send(subject, payload, headers)
         timer = asyncio.get_running_loop().call_later(STORE_SECONDS, _late, future)
         try:
@@ -174,6 +169,7 @@ class NatsBroker(Broker):
         finally:
             timer.cancel()
         _stored(data)
+        return data
 
     async def _store_many(self, messages: Sequence[Message]) -> list[bool]:
         futures = [await self._send(self._subject(m), m.payload, _outgoing(m)) for m in messages]
@@ -198,7 +194,8 @@ class NatsBroker(Broker):
     async def set_aside(self, letter: DeadLetter) -> None:
         await self.ensure(DEAD_LETTERS)
         headers = {**to_headers(letter), MESSAGE_ID: letter.id}
-        await self._put(f"dlq.{letter.topic}.{letter.group}", letter.payload, headers)
+        stored = await self._put(f"dlq.{letter.topic}.{letter.group}", letter.payload, headers)
+        letter.handle = json.loads(stored)["seq"]  # of a copy, that of the first
 
     async def dead_letters(self, topic: str, group: str) -> list[DeadLetter]:
         await self.ensure(DEAD_LETTERS)
@@ -415,8 +412,7 @@ class NatsSubscription:
                         pull.requested = 0
                     await self.pump(pull)
             except (NatsError, OSError, TimeoutError) as error:
-                log.info("consumer %s of %s: %s", self.group, self.topic, error or type(error).__name__)
-                self.broker._ensured.discard(self.topic)
+                self.broker.trouble(self.topic, self.group, error)
                 self._broken.set()
                 wait = min(2.0, wait * 2)
 

@@ -19,13 +19,14 @@ import importlib
 import logging
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
 
 from sampan.service.bindings import Binding, BindingError
 from sampan.service.imports import without
+from sampan.service.messaging.alone import Alone
 from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.messaging")
@@ -93,7 +94,7 @@ class DeadLetter:
 
 
 class Delivery:
-    """An event that has come. `attempt` counts from 1 where the broker counts; `lane` is the partition it is of."""
+    """An event that has come. `attempt` is how often it has been given out, at least; `lane` the partition it is of."""
 
     __slots__ = ("attempt", "headers", "id", "key", "lane", "payload", "revoked", "tries")
 
@@ -121,7 +122,7 @@ class Sink(Protocol):
     def deliver(self, delivery: Delivery) -> None: ...
 
     async def revoke(self, lanes: set[str]) -> None:
-        """These lanes go to another member: return when nothing of them is being handled any more."""
+        """These lanes go to another member: begin nothing more of them, and return when what was begun has ended."""
 
 
 class Subscription(Protocol):
@@ -147,6 +148,8 @@ class Broker(abc.ABC):
         self.layouts: dict[str, Layout] = {}
         self.published = registry.counter("messages_published_total", "Events stored by the broker.", ("topic",))
         self.failures = registry.counter("messages_publish_failures_total", "Events it did not store.", ("topic",))
+        self.alone = Alone()  # what its consumers handle goes on together, save the last tries of some
+        self._said = False
         self._ensured: set[str] = set()
         self._ensuring = asyncio.Lock()
         self._on_reconnect: list[Callable[[], None]] = []
@@ -177,6 +180,29 @@ class Broker(abc.ABC):
             log.warning("broker connection restored")
             for callback in self._on_reconnect:
                 callback()
+
+    async def _reach(self, connect: Callable[[], Awaitable[None]]) -> None:
+        """Call `connect` until it comes through. The first failure of a process that has not been connected is said."""
+        wait = 0.02
+        while True:
+            try:
+                await connect()
+            except self.errors as error:
+                if not self._said and not self.connected_once:
+                    log.warning("broker not reachable yet: %s", self._why(error))
+                    self._said = True
+            else:
+                return
+            await asyncio.sleep(wait)
+            wait = min(1.0, wait * 1.5)
+
+    def _why(self, error: Exception) -> str:
+        return str(error) or type(error).__name__
+
+    def trouble(self, topic: str, group: str, error: Exception) -> None:
+        """A subscription met `error`: said, and the topic is made sure of again."""
+        log.info("consumer %s of %s: %s", group, topic, self._why(error))
+        self._ensured.discard(topic)
 
     def _disconnected(self) -> None:
         if self._ready.is_set():
@@ -297,7 +323,7 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     async def set_aside(self, letter: DeadLetter) -> None:
-        """Store a dead letter, once for each `letter.id`."""
+        """Store a dead letter, once for each `letter.id`; afterwards it has the `handle` by which it is dropped."""
 
     @abc.abstractmethod
     async def dead_letters(self, topic: str, group: str) -> list[DeadLetter]:

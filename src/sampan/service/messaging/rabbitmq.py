@@ -1,8 +1,9 @@
 """RabbitMQ: a topic is a direct exchange, a group a quorum queue bound to it; with keys, a queue for each partition.
 
-The queues of a partitioned topic have a single active consumer each: RabbitMQ gives all of a partition to one member,
-and to the next when that one goes. Published events are persistent and confirmed. An exchange keeps nothing itself,
-so the queues of every group the application declares are made before the first event is published.
+The queues of a partitioned topic have a single active consumer each, so that no two members ever have a partition.
+Which member has which is agreed among them (members.py): RabbitMQ would give all of them to the first. Published events
+are persistent and confirmed. An exchange keeps nothing itself, so the queues of every group the application declares
+are made before the first event is published.
 
 RabbitMQ writes down half a second later which quorum queues there are: one that is killed within that time of a queue's
 making comes back without the queue's contents.
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, Final
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage, AbstractQueue
-from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
+from aiormq.exceptions import AMQPError, ChannelLockedResource, ChannelNotFoundEntity
 from yarl import URL
 
 from sampan.service.bindings import Binding
@@ -30,18 +32,16 @@ from sampan.service.messaging.port import (
     STORE_SECONDS,
     Broker,
     DeadLetter,
-    Delivery,
     Layout,
     Message,
     Sink,
 )
+from sampan.service.messaging.rabbitmq_lanes import RabbitSubscription, headers_of
 from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.messaging")
 
 _HEARTBEAT_SECONDS: Final = 5
-_PREFETCH: Final = 64
-_PREFETCH_LANE: Final = 16
 
 
 class RabbitBroker(Broker):
@@ -56,33 +56,29 @@ class RabbitBroker(Broker):
         self._exchanges: dict[str, AbstractExchange] = {}
         self._letter_channel: AbstractChannel | None = None
         self._browsing = asyncio.Lock()
+        self._lettering = asyncio.Lock()
         for noisy in ("aio_pika", "aiormq"):
             logger = logging.getLogger(noisy)
             if logger.level == logging.NOTSET:  # a line for every attempt; we say it once
                 logger.setLevel(logging.CRITICAL)
 
     async def _connect(self) -> None:
-        wait, said = 0.02, False
         while True:
             closed = asyncio.Event()
-            try:
-                connection = await aio_pika.connect(self._url(), timeout=3)
-                self._connection = connection
-                connection.close_callbacks.add(lambda *_, event=closed: event.set())
-                async with asyncio.timeout(3):
-                    self._channel = await connection.channel(publisher_confirms=True)
-            except self.errors as error:
-                if not said and not self.connected_once:
-                    log.warning("broker not reachable yet: %s", type(error).__name__)  # without the uri in its words
-                    said = True
-                await asyncio.sleep(wait)
-                wait = min(1.0, wait * 1.5)
-                continue
-            wait = 0.02
+            await self._reach(functools.partial(self._dial, closed))
             self._connected()
             await closed.wait()
             self._exchanges.clear()
             self._disconnected()
+
+    async def _dial(self, closed: asyncio.Event) -> None:
+        connection = self._connection = await aio_pika.connect(self._url(), timeout=3)
+        connection.close_callbacks.add(lambda *_: closed.set())
+        async with asyncio.timeout(3):
+            self._channel = await connection.channel(publisher_confirms=True)
+
+    def _why(self, error: Exception) -> str:
+        return type(error).__name__  # its words may hold the uri
 
     def _url(self) -> URL:
         """The uri of the binding, with its user and password where those are keys of their own, and our heartbeat."""
@@ -126,19 +122,24 @@ class RabbitBroker(Broker):
         async with self.channel() as channel:
             await channel.declare_exchange(layout.name, aio_pika.ExchangeType.DIRECT, durable=True)
             for group in layout.groups:
-                await self.queues(channel, layout, group)
+                for name, _ in self.queue_names(layout, group):
+                    await self.queue(channel, layout, group, name)
 
-    async def queues(self, channel: AbstractChannel, layout: Layout, group: str) -> list[AbstractQueue]:
-        """Make those of `group`, and bind them."""
-        made = []
-        for name, lane in queue_names(layout, group):
-            arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-message-ttl": KEEP_SECONDS * 1000}
-            if layout.keyed:
-                arguments["x-single-active-consumer"] = True
-            queue = await channel.declare_queue(name, durable=True, arguments=arguments)
-            await queue.bind(layout.name, lane)
-            made.append(queue)
-        return made
+    async def queue(self, channel: AbstractChannel, layout: Layout, group: str, name: str) -> AbstractQueue:
+        """Make one of the queues of `group`, and bind it."""
+        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-message-ttl": KEEP_SECONDS * 1000}
+        if layout.keyed:
+            arguments["x-single-active-consumer"] = True
+        queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+        await queue.bind(layout.name, dict(self.queue_names(layout, group))[name])
+        return queue
+
+    @staticmethod
+    def queue_names(layout: Layout, group: str) -> list[tuple[str, str]]:
+        """(queue, the routing key it is bound with)."""
+        if not layout.keyed:
+            return [(f"{layout.name}.{group}", "")]
+        return [(f"{layout.name}.{group}.{number}", str(number)) for number in range(layout.partitions)]
 
     async def _store(self, message: Message) -> None:
         async with asyncio.timeout(STORE_SECONDS):
@@ -176,7 +177,7 @@ class RabbitBroker(Broker):
         total = 0
         try:
             async with self.channel() as channel:
-                for name, _ in queue_names(self.layout(topic), group):
+                for name, _ in self.queue_names(self.layout(topic), group):
                     queue = await channel.declare_queue(name, passive=True)
                     total += queue.declaration_result.message_count or 0
         except ChannelNotFoundEntity:
@@ -184,8 +185,11 @@ class RabbitBroker(Broker):
         return total
 
     async def _letters(self, channel: AbstractChannel, topic: str, group: str) -> AbstractQueue:
+        """The queue of dead letters. To a second declaration a RabbitMQ that is still making the queue says that it is
+        there, and closes the connection of who then asks it for a message: so one at a time."""
         arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-message-ttl": KEEP_DEAD_SECONDS * 1000}
-        return await channel.declare_queue(f"dlq.{topic}.{group}", durable=True, arguments=arguments)
+        async with self._lettering:
+            return await channel.declare_queue(f"dlq.{topic}.{group}", durable=True, arguments=arguments)
 
     async def set_aside(self, letter: DeadLetter) -> None:
         async with asyncio.timeout(STORE_SECONDS * 2):
@@ -196,20 +200,44 @@ class RabbitBroker(Broker):
 
     async def dead_letters(self, topic: str, group: str) -> list[DeadLetter]:
         found: dict[str, DeadLetter] = {}
-        async for message in self._browse(topic, group):
-            letter = from_headers(topic, group, message.body, _headers(message), handle=message.message_id)
-            found.setdefault(letter.id, letter)
+
+        async def look() -> None:
+            found.clear()
+            async for message in self._browse(topic, group):
+                letter = from_headers(topic, group, message.body, headers_of(message), handle=message.message_id)
+                found.setdefault(letter.id, letter)
+
+        await self._insist(look)
         return list(found.values())
 
     async def drop(self, letter: DeadLetter) -> None:
-        async for message in self._browse(letter.topic, letter.group):
-            if message.message_id == letter.id:
-                await message.ack()
+        async def look() -> None:
+            async for message in self._browse(letter.topic, letter.group):
+                if message.message_id == letter.id:
+                    await message.ack()
+
+        await self._insist(look)
+
+    async def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it, and again after what a RabbitMQ that is making or moving the queue, for whichever process, answers
+        with: INTERNAL_ERROR and the end of the connection."""
+        for wait in (0.1, 0.5):
+            try:
+                await work()
+            except self.errors as error:
+                log.info("dead letters, once more: %s", error or type(error).__name__)
+                await asyncio.sleep(wait)
+                async with asyncio.timeout(5):
+                    await self.ready()
+            else:
+                return
+        await work()
 
     async def _browse(self, topic: str, group: str) -> AsyncIterator[AbstractIncomingMessage]:
-        """Every letter; those not acknowledged go back. One at a time and on one channel, so that the next to look
-        finds what this one has put back."""
+        """Every letter; those not acknowledged go back. One at a time, in whichever process: a letter that somebody
+        looks at is not there for others. On one channel, so that the next to look finds what this one has put back."""
         async with self._browsing, asyncio.timeout(10):
+            await self._lock(f"dlq.{topic}.{group}.reader")
             if self._letter_channel is None or self._letter_channel.is_closed:
                 self._letter_channel = await self.connection.channel(publisher_confirms=False)
             queue = await self._letters(self._letter_channel, topic, group)
@@ -222,99 +250,20 @@ class RabbitBroker(Broker):
                 for message in taken:
                     if not message.processed:
                         await message.nack(requeue=True)
+                await self._letter_channel.queue_delete(f"dlq.{topic}.{group}.reader")
 
-
-def queue_names(layout: Layout, group: str) -> list[tuple[str, str]]:
-    """(queue, the routing key it is bound with)."""
-    if not layout.keyed:
-        return [(f"{layout.name}.{group}", "")]
-    return [(f"{layout.name}.{group}.{number}", str(number)) for number in range(layout.partitions)]
+    async def _lock(self, name: str) -> None:
+        """Have the exclusive queue `name`, which one connection has at a time, until it is deleted or lost."""
+        while True:
+            try:
+                async with self.channel() as channel:
+                    await channel.declare_queue(name, exclusive=True)
+                return
+            except ChannelLockedResource:
+                await asyncio.sleep(0.02)
 
 
 def _persistent(payload: bytes, headers: dict[str, Any], id: str) -> aio_pika.Message:
     return aio_pika.Message(
         payload, headers=headers, message_id=id, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, app_id="sampan"
     )
-
-
-def _headers(message: AbstractIncomingMessage) -> dict[str, str]:
-    return {name.lower(): str(value) for name, value in message.headers.items()}
-
-
-class RabbitDelivery(Delivery):
-    __slots__ = ("_message",)
-
-    def __init__(self, message: AbstractIncomingMessage, lane: str) -> None:
-        headers = _headers(message)
-        before = int(headers.pop("x-delivery-count", "0"))
-        event_id = message.message_id or f"{lane}:{message.delivery_tag}"
-        super().__init__(message.body, headers, event_id, key=headers.get(KEY, ""), attempt=before + 1, lane=lane)
-        self._message = message
-
-    async def ack(self) -> None:
-        await self._message.ack()
-
-    async def release(self) -> None:
-        await self._message.nack(requeue=True)
-
-
-class RabbitSubscription:
-    """A channel of its own. When that is lost all it had is given to others, so the sink lets go of it."""
-
-    def __init__(self, broker: RabbitBroker, topic: str, group: str, sink: Sink, window: int) -> None:
-        self.broker, self.topic, self.group, self.sink = broker, topic, group, sink
-        self.window = window  # the prefetch of a consumer cannot be changed: what it is at first counts
-        self._channel: AbstractChannel | None = None
-        self._consuming: list[tuple[AbstractQueue, str]] = []
-        self._task: asyncio.Task[None] | None = None
-
-    def open(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"channel-{self.topic}-{self.group}")
-
-    async def _run(self) -> None:
-        wait = 0.05
-        while True:
-            closed = asyncio.Event()
-            lanes: set[str] = set()
-            try:
-                await self.broker.ready()
-                await self.broker.ensure(self.topic)
-                async with asyncio.timeout(10):
-                    lanes = await self._consume(closed)
-                wait = 0.05
-                await closed.wait()
-            except self.broker.errors as error:
-                log.info("consumer %s of %s: %s", self.group, self.topic, error or type(error).__name__)
-                self.broker._ensured.discard(self.topic)
-                await asyncio.sleep(wait)
-                wait = min(2.0, wait * 2)
-            await self.sink.revoke(lanes)
-
-    async def _consume(self, closed: asyncio.Event) -> set[str]:
-        layout = self.broker.layout(self.topic)
-        channel = self._channel = await self.broker.connection.channel(publisher_confirms=False)
-        channel.close_callbacks.add(lambda *_: closed.set())
-        await channel.set_qos(_PREFETCH_LANE if layout.keyed else max(_PREFETCH, self.window))
-        self._consuming = []
-        lanes = set()
-        for queue in await self.broker.queues(channel, layout, self.group):
-            self._consuming.append((queue, await queue.consume(self._taker(queue.name))))
-            lanes.add(queue.name)
-        return lanes
-
-    def _taker(self, lane: str) -> Any:
-        async def take(message: AbstractIncomingMessage) -> None:
-            self.sink.deliver(RabbitDelivery(message, lane))
-
-        return take
-
-    async def halt(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        for queue, tag in self._consuming:
-            await queue.cancel(tag)
-
-    async def close(self) -> None:
-        if self._channel is not None and not self._channel.is_closed:
-            await self._channel.close()
