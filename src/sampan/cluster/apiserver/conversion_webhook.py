@@ -81,28 +81,31 @@ class Converter:
         }
         source = f"{objects[0].get('apiVersion')}, Kind={self._kind}"
         try:
-            answer = await self._server.gate.webhooks.post(self._config, SECONDS, review)
+            try:
+                answer = await self._server.gate.webhooks.post(self._config, SECONDS, review)
+            except CallFault as fault:
+                raise CallFault(f"failed: {fault}") from None
             found = _checked(answer, asked, len(objects), to)
             return [self._settled(before, after, to) for before, after in zip(objects, found, strict=True)]
         except CallFault as fault:
-            raise ApiError(500, "", f"conversion webhook for {source} failed: {fault}") from None
+            raise ApiError(500, "", f"conversion webhook for {source} {fault}") from None
 
     def _settled(self, before: Object, after: Any, to: str) -> Object:
-        """The converted object with the metadata that conversion may not touch, pruned and with its defaults."""
+        """The converted object, pruned, with the metadata that conversion may not touch. Defaults come before it."""
         if not isinstance(after, dict) or after.get("apiVersion") != to or after.get("kind") != before["kind"]:
-            raise CallFault(f"invalid converted object: must be of {to}, Kind={before['kind']}")
+            raise CallFault(f"failed: invalid converted object: must be of {to}, Kind={before['kind']}")
         metadata, given = before["metadata"], after.get("metadata")
         if not isinstance(given, dict):
-            raise CallFault("invalid metadata in converted object: must be an object")
+            raise CallFault("failed: invalid metadata in converted object: must be an object")
         for field in ("name", "namespace", "uid"):
             if given.get(field) != metadata.get(field):
-                raise CallFault(f"must have the same {field}: {given.get(field)} != {metadata.get(field)}")
+                raise CallFault(f"failed: must have the same {field}: {given.get(field)} != {metadata.get(field)}")
         kept = {key: value for key, value in metadata.items() if key not in ("labels", "annotations")}
         kept |= {key: given[key] for key in ("labels", "annotations") if given.get(key)}
         node = self._schemas.get(to)
         made = {**after, "metadata": kept}
         if node is not None:
-            made = schema.apply_defaults(node, schema.prune(node, made))
+            made = schema.prune(node, made)
         return made
 
     # -- what goes out
@@ -158,15 +161,14 @@ def _with_server_metadata(made: Object, obj: Object) -> Object:
 def _checked(answer: Any, asked: str, count: int, to: str) -> list[Any]:
     response = answer.get("response") if isinstance(answer, dict) else None
     if not isinstance(response, dict):
-        raise CallFault("no response provided")
+        raise CallFault("failed: no response provided")
     if response.get("uid") != asked:
-        raise CallFault(f'expected response.uid="{asked}", got "{response.get("uid", "")}"')
+        raise CallFault(f'failed: expected response.uid="{asked}", got "{response.get("uid", "")}"')
     result = response.get("result") or {}
     if result.get("status") != "Success":
-        raise CallFault(str(result.get("message") or "no result message provided") if result.get("status") else
-                        f"response.result.status was '{result.get('status') or ''}', not 'Success'")  # fmt: skip
+        raise CallFault(f"failed: {result.get('message') or 'no message provided'}")
     found = response.get("convertedObjects")
     found = found if isinstance(found, list) else []
     if len(found) != count:
-        raise CallFault(f"expected {count} converted objects, got {len(found)}")
+        raise CallFault(f"returned {len(found)} objects, expected {count}")
     return found
