@@ -236,6 +236,7 @@ class Cluster:
         await asyncio.gather(kubelet.start(), manager.start())
         missing = msgspec.structs.asdict(kubelet.capabilities)
         self.info["network"] = PODS if network is not None else LOOPBACK
+        self.info["limits"] = kubelet.limits
         self.info["isolation"] = {name: reason or "in force" for name, reason in missing.items()}
         self._write("cluster.json", json.dumps(self.info) + "\n")
         phases.done("kubelet and controllers")

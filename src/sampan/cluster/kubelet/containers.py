@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.cluster.kubelet import environment, plain, probes
+from sampan.cluster.kubelet.cgroups import Group
 from sampan.cluster.kubelet.images import Image, ImageError, default_path
 from sampan.cluster.kubelet.mounts import Mount
 from sampan.cluster.kubelet.node import Services
@@ -58,6 +59,7 @@ class ContainerRunner:
         self.last_state: Object = {}
         self.container_id = ""
         self.oom_killed = False
+        self.group: Group | None = None
         self.first_ready = asyncio.Event()
         self._probes: list[asyncio.Task[None]] = []
         self._unhealthy = ""
@@ -157,6 +159,7 @@ class ContainerRunner:
             self.first_ready.set()
         code = await container.wait()
         await self._end_probes()
+        await self._leave_group(code)
         self.container = None
         reason = "OOMKilled" if self.oom_killed else "Completed" if code == 0 else "Error"
         ended: Object = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": now()}
@@ -233,6 +236,7 @@ class ContainerRunner:
             stdin_once=bool(self.spec.get("stdinOnce")),
             tty=bool(self.spec.get("tty")),
             namespaces=isolated,
+            groups=self._enter_group(pod),
         )
         self._prune_logs()
         container = await self.services.zygote.spawn(spec, self._namespaces())
@@ -278,6 +282,21 @@ class ContainerRunner:
 
     def _ports(self) -> dict[str, int]:
         return {p["name"]: p["containerPort"] for p in self.spec.get("ports") or () if p.get("name")}
+
+    def _enter_group(self, pod: Object) -> list[str]:
+        """A control group with the container's limits; what its processes write to."""
+        if self.services.groups is None:
+            return []
+        name = f"{pod['metadata']['uid']}-{self.name}-{self.restarts}"
+        self.group = self.services.groups.create(name, self.spec.get("resources") or {})
+        return self.group.entries
+
+    async def _leave_group(self, code: int) -> None:
+        if self.group is not None:
+            # As containerd has it: whatever the program made of it, somebody in there was killed for its memory.
+            self.oom_killed = bool(code) and self.group.oom_kills() > 0
+            await asyncio.to_thread(self.group.remove)
+            self.group = None
 
     def _namespaces(self) -> list[int]:
         if self.network is None:

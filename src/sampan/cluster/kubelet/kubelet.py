@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
+import os
 import shutil
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sampan.cluster.kubelet import hosts, logreader, node, sessions, usage
+from sampan.cluster.kubelet.cgroups import Groups, Unavailable
 from sampan.cluster.kubelet.containers import ContainerRunner
 from sampan.cluster.kubelet.environment import total_memory
 from sampan.cluster.kubelet.images import Images
@@ -77,6 +81,9 @@ class Kubelet:
         self._services: Services | None = None
         self._stopping = False
         self.capabilities = Capabilities()
+        self.limits = ""
+        self._keeper: socket.socket | None = None
+        self._groups: Groups | None = None
 
     async def start(self) -> None:
         """Register the node and take up its pods. Returns when every existing pod has its worker."""
@@ -95,6 +102,7 @@ class Kubelet:
             capabilities=self.capabilities,
             api_address=self._api_address,
             hosts=self._lines,
+            groups=self._limits(),
             network=self._network,
             admit=self.enforcement.admit if self.enforcement else None,
             forget=self.enforcement.forget if self.enforcement else None,
@@ -133,6 +141,23 @@ class Kubelet:
         if self._hosts_timer is not None:
             self._hosts_timer.cancel()
         await self._recorder.flush()
+        if self._groups is not None and self._keeper is not None:
+            await asyncio.to_thread(self._groups.close)
+            self._keeper.close()
+
+    def _limits(self) -> Groups | None:
+        """Control groups for containers, removed after our end; None where the system lets us make none."""
+        name = f"sampan-{os.getuid()}-{hashlib.sha256(os.fsencode(self._directory.resolve())).hexdigest()[:12]}"
+        try:
+            if os.environ.get("SAMPAN_ISOLATION") == "none":
+                raise Unavailable("SAMPAN_ISOLATION=none")
+            self._groups = Groups.find(name)
+        except Unavailable as error:
+            self.limits = f"memory is watched, CPU is not limited ({error})"
+            return None
+        self._keeper = self._zygote.keeper(self._groups.directories)
+        self.limits = f"in force (cgroup v{self._groups.version}: memory, CPU, processes)"
+        return self._groups
 
     # Following
 
@@ -192,7 +217,9 @@ class Kubelet:
                 for runner in worker.runners
                 if runner.container is not None and runner.container.pid
             }
-            self._meters = {pid: self._meters.get(pid) or usage.Meter(pid) for pid in running}
+            self._meters = {
+                pid: self._meters.get(pid) or usage.Meter(pid, runner.group) for pid, runner in running.items()
+            }
             for pid, meter in self._meters.items():
                 meter.sample()
                 await self._enforce_memory(running[pid], meter)
@@ -200,7 +227,12 @@ class Kubelet:
 
     async def _enforce_memory(self, runner: ContainerRunner, meter: usage.Meter) -> None:
         limit = ((runner.spec.get("resources") or {}).get("limits") or {}).get("memory")
-        if limit and meter.memory > min(int(parse(str(limit))), total_memory()) and runner.container is not None:
+        if (
+            limit
+            and runner.group is None
+            and meter.memory > min(int(parse(str(limit))), total_memory())
+            and runner.container is not None
+        ):
             runner.oom_killed = True
             self._recorder.warning(runner.pod(), "OOMKilling", f"Container {runner.name} used more than {limit}")
             await runner.container.kill(9)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from sampan.cluster.kubelet.cgroups import Groups
 from sampan.cluster.kubelet.environment import total_memory
 from sampan.cluster.kubelet.images import Images
 from sampan.cluster.kubelet.source import Source
@@ -90,6 +91,7 @@ class Services(Struct):
     capabilities: Capabilities
     api_address: str
     hosts: Callable[[str], list[str]]
+    groups: Groups | None = None  # None: limits are watched, not enforced
     network: PodNetwork | None = None  # None: pods share the machine's
     admit: Callable[[Object, str], Awaitable[None]] | None = None  # a pod has this address: before its containers start
     forget: Callable[[Object], None] | None = None  # it has it no more

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from sampan.cluster.kubelet import linux, wire
+from sampan.cluster.kubelet import cgroups, linux, wire
 from sampan.cluster.kubelet.supervisor import ContainerSpec, Program, run, supervise
 
 
@@ -57,6 +57,9 @@ def _serve(control: socket.socket, libraries: list[str]) -> Program:
         if "probe" in message:
             _probe(control, fds)
             continue
+        if "keep" in message:
+            _keep(control, fds, message["keep"])
+            continue
         if "router" in message:
             _route(control, fds, message["router"])
             continue
@@ -76,6 +79,16 @@ def _serve(control: socket.socket, libraries: list[str]) -> Program:
             return supervise(msgspec.convert(message, ContainerSpec), channel, fds[1:])
         for fd in fds:
             os.close(fd)
+
+
+def _keep(control: socket.socket, fds: list[int], directories: list[str]) -> None:
+    """Fork the process that removes the cluster's control groups after its end."""
+    if os.fork() == 0:
+        control.close()
+        linux.set_name("sampan-keeper")
+        cgroups.keep(socket.socket(fileno=fds[0]), directories)
+    for fd in fds:
+        os.close(fd)
 
 
 def _route(control: socket.socket, fds: list[int], number: int) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from sampan.cluster.kubelet import bindfilter, linux, mounts, warm, wire
+from sampan.cluster.kubelet import bindfilter, cgroups, linux, mounts, warm, wire
 from sampan.cluster.kubelet.logfile import LogWriter
 
 CHUNK = 65536
@@ -45,6 +45,7 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     stdin_once: bool = False
     tty: bool = False
     namespaces: bool = True
+    groups: list[str] = []  # cgroup.procs files that the container's processes enter
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -82,6 +83,8 @@ class _Supervisor:
         self.sessions: dict[int, socket.socket] = {}
         self.ended_by_default = False
         self.container = 0
+        # Opened before mounts may cover them.
+        self.groups = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in spec.groups]
 
     def run(self) -> Program:
         linux.set_name("sampan-pod")
@@ -153,6 +156,7 @@ class _Supervisor:
     def _become(self, link: socket.socket, stdio: tuple[int, int, int]) -> Program | None:
         """In the container: the last preparations before the program."""
         try:
+            cgroups.join(self.groups)
             linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
             os.setsid()
             if self.spec.namespaces:
@@ -300,6 +304,7 @@ class _Supervisor:
         if pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
+                cgroups.join(self.groups)
                 linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
                 os.setsid()
                 _attach_stdio((fds[1], fds[2], fds[3]), bool(message["tty"]))

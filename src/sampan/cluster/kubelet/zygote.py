@@ -170,6 +170,13 @@ class Zygote:
         with self._lock:
             wire.send(self._control, message, list(fds))
 
+    def keeper(self, directories: list[str]) -> socket.socket:
+        """Have these control groups removed when the socket is closed, by our end at the latest."""
+        ours, theirs = socket.socketpair()
+        self._send({"keep": directories}, theirs.fileno())
+        theirs.close()
+        return ours
+
     def router(self, number: int) -> socket.socket:
         """Start the router of the cluster whose slice is `number`; the channel for `network.pods.PodNetwork`."""
         ours, theirs = socket.socketpair()
