@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -33,6 +36,7 @@ class _Repeated(dict[str, Any]):
     """An object whose text named a field twice."""
 
     repeated: tuple[str, ...] = ()
+    first: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_body(call: Call) -> tuple[Any, list[str]]:
@@ -47,13 +51,13 @@ def read_body(call: Call) -> tuple[Any, list[str]]:
     if kind == PROTOBUF:
         return _read_protobuf(body), []
     if kind in YAML_TYPES:
-        return _read_yaml(body), []
+        return _read_yaml(body), repeated_keys(body)
     if kind not in JSON_TYPES:
         raise unsupported_media_type(
             f"the body of the request was in an unknown format - accepted media types include: "
             f"application/json, application/yaml, {PROTOBUF}"
         )
-    return _read_json(body, lenient=call.query.get("fieldValidation") == "Ignore")
+    return _read_json(call, body)
 
 
 def json_copy(value: Any) -> Any:
@@ -61,7 +65,7 @@ def json_copy(value: Any) -> Any:
     return _decode(_encode(value))
 
 
-def _read_json(body: bytes, *, lenient: bool) -> tuple[Any, list[str]]:
+def _read_json(call: Call, body: bytes) -> tuple[Any, list[str]]:
     seen: list[_Repeated] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,24 +73,35 @@ def _read_json(body: bytes, *, lenient: bool) -> tuple[Any, list[str]]:
         if len(made) == len(items):
             return made
         counts: dict[str, int] = {}
-        for key, _ in items:
+        marked = _Repeated()
+        for key, value in items:
             counts[key] = counts.get(key, 0) + 1
-        marked = _Repeated(made)
+            earlier = marked.get(key)
+            marked[key] = {**earlier, **value} if isinstance(earlier, dict) and isinstance(value, dict) else value
+        marked.first = dict(reversed(items))
         marked.repeated = tuple(key for key, count in counts.items() if count > 1)
         seen.append(marked)
         return marked
 
     try:
         value = msgspec.json.decode(body)
-        if not lenient:
-            value = json.loads(body, object_pairs_hook=pairs)
+        value = json.loads(body, object_pairs_hook=pairs)
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise bad_request(f"the body is not valid JSON: {error}") from None
     faults: list[str] = []
     if seen:
         _find_repeated(value, "", faults)
+        call.earlier = _first(value)
         value = json_copy_plain(value)
     return value, faults
+
+
+def _first(value: Any) -> Any:
+    """A copy that has of each field named twice the value it was first given."""
+    if isinstance(value, dict):
+        first = value.first if isinstance(value, _Repeated) else {}
+        return {key: _first(first.get(key, item)) for key, item in value.items()}
+    return [_first(item) for item in value] if isinstance(value, list) else value
 
 
 def json_copy_plain(value: Any) -> Any:
@@ -99,19 +114,72 @@ def json_copy_plain(value: Any) -> Any:
 
 def _find_repeated(value: Any, path: str, faults: list[str]) -> None:
     if isinstance(value, dict):
-        if isinstance(value, _Repeated):
-            faults.extend(f'duplicate field "{path}{"." if path else ""}{name}"' for name in value.repeated)
+        repeated = value.repeated if isinstance(value, _Repeated) else ()
         for key, item in value.items():
+            if key in repeated:
+                _find_repeated(value.first[key], f"{path}.{key}" if path else key, faults)  # type: ignore[attr-defined]
+                faults.append(f'duplicate field "{path}{"." if path else ""}{key}"')
             _find_repeated(item, f"{path}.{key}" if path else key, faults)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _find_repeated(item, f"{path}[{index}]", faults)
 
 
+@cache
+def _loader() -> Any:
+    """PyYAML's loader with the words of YAML 1.1 that it leaves out: y and n are true and false."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        bool_values: ClassVar = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("[yYnN]$"), list("yYnN"))
+    return Loader
+
+
+def repeated_keys(body: bytes) -> list[str]:
+    """`line 6: key "x" already set in map` for each, in a body that is YAML."""
+    if body.lstrip()[:1] == b"{":
+        found: list[int] = []
+        json_pairs: Callable[[list[tuple[str, Any]]], None] = lambda items: (  # noqa: E731
+            found.append(1) if len(dict(items)) != len(items) else None
+        )
+        try:
+            json.loads(body, object_pairs_hook=json_pairs)
+            if not found:
+                return []
+        except (ValueError, RecursionError):
+            pass
+    import yaml
+
+    faults: list[str] = []
+
+    def walk(node: Any, depth: int) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    plain = key.value if key.tag.endswith(":str") else _loader().bool_values.get(key.value, key.value)
+                    shown = json.dumps(plain)
+                    if shown in seen:
+                        faults.append(f"line {value.start_mark.line + 1}: key {shown} already set in map")
+                    seen.add(shown)
+                walk(value, depth + 1)
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                walk(item, depth + 1)
+
+    try:
+        walk(yaml.compose(body, Loader=_loader()), 0)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return []
+    return faults
+
+
 def _read_yaml(body: bytes) -> Any:
     import yaml
 
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = _loader()
     try:
         # JSON is the usual case (client-go sends it as YAML) and far faster to read.
         if body.lstrip()[:1] == b"{":
@@ -185,9 +253,25 @@ def check_types(call: Call, kind: Kind, obj: Object) -> None:
     from sampan.kube import decoding
 
     if kind.crd is None and call.encoded:
-        fault = decoding.decode_fault(kind.schema, obj, kind.resource.kind, kind.resource.version)
-        if fault:
-            raise bad_request(fault)
+        for each in (call.earlier, obj):  # a field named twice is read twice
+            if isinstance(each, dict):
+                fault = decoding.decode_fault(kind.schema, each, kind.resource.kind, kind.resource.version)
+                if fault:
+                    raise bad_request(fault)
+
+
+def read_part(call: Call) -> Object:
+    """The body of a subresource that has a kind of its own (Binding, Eviction, TokenRequest). Raises ApiError 400 for
+    what is no such object."""
+    from sampan.kube import decoding, kinds, schema
+
+    obj = check_object(read_body(call)[0])
+    group, version, kind = kinds.SUBRESOURCE_KINDS[call.subresource or ""]
+    found = schema.for_kind(f"{group}/{version}" if group else version, kind)
+    fault = decoding.decode_fault(found, obj, kind, version) if found is not None else None
+    if fault:
+        raise bad_request(fault)
+    return obj
 
 
 def check_applied(call: Call, kind: Kind, obj: Object) -> None:
@@ -250,10 +334,18 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
         )
     if mode == "Ignore":
         return
-    faults = [*repeated, *schema.unknown_fields(kind.schema, obj)]
+    applied = media_type(call.content_type) == "application/apply-patch+yaml"
+    yaml = applied or media_type(call.content_type) == "application/yaml"
+    unknown = schema.unknown_fields(kind.schema, obj)
+    faults = [*repeated, *unknown]
     if not faults:
         return
     if mode == "Strict":
+        if yaml and repeated:
+            said = "yaml: unmarshal errors:\n" + "\n".join(f"  {fault}" for fault in repeated)
+            if applied:
+                raise bad_request(f"error strict decoding YAML: error converting YAML to JSON: {said}")
+            faults = [said, *unknown]
         raise bad_request(
             f'{kind.resource.kind} in version "{kind.resource.version}" cannot be handled as a '
             f"{kind.resource.kind}: strict decoding error: {', '.join(faults)}"

@@ -27,6 +27,8 @@ BODY_TIMEOUT = 30.0
 IDLE_TIMEOUT = 180.0
 WRITE_TIMEOUT = 30.0
 """Seconds a client may leave our answer unread."""
+LINGER, LINGER_BYTES = 2.0, 16 * 1024 * 1024
+"""How long, and how far, a refused request is read on."""
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 
@@ -171,6 +173,8 @@ class Connection:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > MAX_BODY:
             self._fault = HttpError(413, f"the request's body is larger than {MAX_BODY} bytes")
+        elif "host" not in headers and self._parser.get_http_version() == "1.1":
+            self._fault = HttpError(400, "missing required Host header")
         elif headers.get("expect", "").lower() == "100-continue":
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -204,10 +208,19 @@ class Connection:
         except HttpError as error:
             with contextlib.suppress(Exception):
                 await self._send(self.server.error_response(error.code, error.message), keep_alive=False)
+                await self._linger()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, EOFError):
             pass
         finally:
             self.writer.close()
+
+    async def _linger(self) -> None:
+        """Read on for a moment: closing over unread bytes resets the connection, and the answer would be lost."""
+        left = LINGER_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while left > 0 and (data := await self.reader.read(READ_SIZE)):
+                    left -= len(data)
 
     async def _read_request(self) -> HttpRequest | None:
         """The next request; None when the client has gone or stays silent. Raises HttpError."""
@@ -284,6 +297,10 @@ class Connection:
         keep = request.keep_alive and not self.server.draining and not self._rest
         head_only = request.method == "HEAD"
         if isinstance(response, StreamResponse):
+            if head_only:
+                await _close(response.chunks)
+                await self._send(Response(response.code, b"", response.content_type), keep_alive=keep, head_only=True)
+                return keep
             return await self._stream(response, keep)
         await self._send(response, keep_alive=keep, head_only=head_only)
         return keep
@@ -308,10 +325,12 @@ class Connection:
 
     async def _stream(self, response: StreamResponse, keep: bool) -> bool:
         """Send chunks until the iterator ends or the client goes away, which only reading can tell."""
-        self.writer.write(
-            self._head(response.code, response.content_type, response.headers, keep, "Transfer-Encoding: chunked")
-        )
-        sender = asyncio.ensure_future(self._send_chunks(response.chunks))
+        # HTTP/1.0 has no chunks: there the end of the connection is the end of the answer.
+        chunked = self._parser.get_http_version() != "1.0"
+        keep = keep and chunked
+        framing = "Transfer-Encoding: chunked" if chunked else "Cache-Control: no-store"
+        self.writer.write(self._head(response.code, response.content_type, response.headers, keep, framing))
+        sender = asyncio.ensure_future(self._send_chunks(response.chunks, chunked=chunked))
         watcher = asyncio.ensure_future(self.reader.read(READ_SIZE))
         self.server.streams.add(sender)
         try:
@@ -342,18 +361,23 @@ class Connection:
             self._rest = self._rest or watcher.result()
         return keep and not self._rest
 
-    async def _send_chunks(self, chunks: AsyncIterator[bytes]) -> None:
+    async def _send_chunks(self, chunks: AsyncIterator[bytes], *, chunked: bool) -> None:
         try:
             async for chunk in chunks:
                 if chunk:
-                    self.writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                    self.writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
                     await self._drain()
         finally:
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
-        self.writer.write(b"0\r\n\r\n")
-        await self._drain()
+            await _close(chunks)
+        if chunked:
+            self.writer.write(b"0\r\n\r\n")
+            await self._drain()
+
+
+async def _close(chunks: AsyncIterator[bytes]) -> None:
+    close = getattr(chunks, "aclose", None)
+    if close is not None:
+        await close()
 
 
 class HttpServer:

@@ -106,8 +106,7 @@ class Subresources:
     # -- pods
 
     async def _binding(self, call: Call) -> Answer:
-        body, _ = decode.read_body(call)
-        target = (decode.check_object(body).get("target") or {}).get("name")
+        target = (decode.read_part(call).get("target") or {}).get("name")
         if not isinstance(target, str) or not target:
             raise invalid("Binding", call.name, [Cause("target.name", "Required value", "FieldValueRequired")])
 
@@ -129,10 +128,7 @@ class Subresources:
         return Answer(201, obj={"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 
     async def _eviction(self, call: Call) -> Answer:
-        body, _ = decode.read_body(call)
-        options = decode.check_object(body).get("deleteOptions") or {}
-        if not isinstance(options, dict):
-            raise bad_request("deleteOptions must be an object")
+        options = decode.read_part(call).get("deleteOptions") or {}
         pod = self.server.reader.entry(call).object
         if options.get("dryRun"):
             call.query = {**call.query, "dryRun": "All"}
@@ -212,8 +208,7 @@ class Subresources:
 
     async def _token(self, call: Call) -> Answer:
         account = self.server.reader.entry(call).object
-        body, _ = decode.read_body(call)
-        request = decode.check_object(body)
+        request = decode.read_part(call)
         spec = request.get("spec") or {}
         seconds = spec.get("expirationSeconds")
         seconds = 3600 if seconds is None else seconds
