@@ -41,7 +41,7 @@ def apply(
     entries = live["metadata"].get("managedFields") if live else None
     managers = managed.load(entries)
     if live is not None and not managers and not entries:
-        owned = sets.from_paths(managed.changes(schema, None, live)[0])
+        owned = managed.changes(schema, None, live)[0]
         version = live.get("apiVersion", "")
         created = live["metadata"].get("creationTimestamp")
         managers[Manager("before-first-apply", UPDATE, version)] = Entry(owned, created or now, version)
@@ -62,7 +62,7 @@ def apply(
     if live is not None and "managedFields" in live["metadata"]:
         merged = {**merged, "metadata": {**merged["metadata"], "managedFields": live["metadata"]["managedFields"]}}
     changed, removed = managed.changes(schema, live, merged)
-    conflicts = _conflicts(managers, who, changed)
+    conflicts = _conflicts(managers, who, list(sets.paths_of(changed)))
     if conflicts and not force and manager == last_applied.MANAGER and live is not None:
         own = last_applied.fields_of(live, schema)
         conflicts = [(other, path) for other, path in conflicts if not sets.contains(own, path)]
@@ -72,7 +72,7 @@ def apply(
     if same and before is not None and before.fields == mine and before.api_version == version:
         assert live is not None
         return live
-    managed.take_away(managers, who, sets.from_paths([*changed, *removed]))
+    managed.take_away(managers, who, sets.union(changed, removed))
     if mine:
         keep_time = before is not None and same and before.fields == mine
         managers[who] = Entry(mine, before.time if keep_time and before else now, version)
@@ -109,6 +109,8 @@ def conflict_error(conflicts: list[tuple[Manager, Path]]) -> ApiError:
 
 def merge(schema: Schema, live: Any, applied: Any) -> Any:
     """`applied` laid over `live`: maps and associative lists merge, all else is taken from `applied`."""
+    if applied is None and live and (sets.is_map(schema, live) or sets.is_list(schema, live)):
+        return live  # nothing is said of what is in it
     if sets.is_map(schema, live) and sets.is_map(schema, applied):
         result = dict(live)
         for name, value in applied.items():

@@ -7,7 +7,7 @@ keys, `v:VALUE` an element of a set. An empty node is a member; a node with chil
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -240,55 +240,69 @@ def field_set(schema: Schema, value: Any) -> Fields:
     return from_paths(path for path in paths if path)
 
 
-def added_paths(schema: Schema, value: Any, path: Path, out: list[Path]) -> None:
-    """Every member of a subtree that is new: leaves and containers."""
-    if is_map(schema, value):
-        if path:
-            out.append(path)
+def added(schema: Schema, value: Any) -> Fields:
+    """Every member of a subtree that is new: leaves and containers. The root is a member itself."""
+    if value.__class__ is dict and schema.map_type != "atomic":
+        if not value:
+            return {}
+        properties, values = schema.properties, schema.values or ANYTHING
+        node: Fields = {".": {}}
         for name, item in value.items():
-            added_paths(child_of(schema, name), item, (*path, "f:" + name), out)
-    elif is_list(schema, value):
-        if path:
-            out.append(path)
+            if item.__class__ is dict or item.__class__ is list:
+                node["f:" + name] = added(properties.get(name) or values, item)
+            else:
+                node["f:" + name] = {}
+        return node
+    if is_list(schema, value) and value:
+        node = {".": {}}
         for element, item in elements_of(schema, value).items():
-            if schema.list_type == "map":
-                added_paths(schema.items, item, (*path, base_of(element)), out)
-            else:
-                out.append((*path, base_of(element)))
-    else:
-        out.append(path)
+            _join(node, base_of(element), added(schema.items, item) if schema.list_type == "map" else {})
+        return node
+    return {}
 
 
-def compare(schema: Schema, before: Any, after: Any) -> tuple[list[Path], list[Path]]:
-    """(set, removed): the paths whose value is new or other in `after`, and those that are gone."""
-    changed: list[Path] = []
-    removed: list[Path] = []
+def _join(node: Fields, element: str, child: Fields) -> None:
+    """Put a child into a node, in place; one that is there already (a repeated element) is joined with it."""
+    present = node.get(element)
+    node[element] = child if present is None else _union(present, child)
 
-    def walk(node: Schema, old: Any, new: Any, path: Path) -> None:
-        if old is new or (old.__class__ is new.__class__ and old == new):
-            return
-        if is_map(node, old) and is_map(node, new):
-            both(old, new, path, "f:", lambda name: child_of(node, name))
-        elif is_list(node, old) and is_list(node, new):
-            both(elements_of(node, old), elements_of(node, new), path, "", lambda _: node.items)
-        else:
-            if old is None and isinstance(new, list) and is_list(node, new):
-                both({}, elements_of(node, new), path, "", lambda _: node.items)  # the list itself was there: as null
-                return
-            added_paths(node, old, path, removed) if old is not None else None
-            added_paths(node, new, path, changed)
 
-    def both(old: Any, new: Any, path: Path, prefix: str, child: Any) -> None:
-        for name, item in new.items():
-            inner = (*path, base_of(prefix + name))
-            if name in old:
-                walk(child(name), old[name], item, inner)
-            else:
-                added_paths(child(name), item, inner, changed)
-        for name, item in old.items():
-            if name not in new:
-                added_paths(child(name), item, (*path, base_of(prefix + name)), removed)
+def compare(schema: Schema, before: Any, after: Any) -> tuple[Fields, Fields]:
+    """(set, removed): the fields whose value is new or other in `after`, and those that are gone."""
+    changed, removed = _compare(schema, before, after)
+    return changed or {}, difference(removed, changed) if removed and changed else removed or {}
 
-    walk(schema, before, after, ())
-    now_set = set(changed)
-    return changed, [path for path in removed if path not in now_set]
+
+def _compare(node: Schema, old: Any, new: Any) -> tuple[Fields | None, Fields | None]:
+    """As `compare`; None where nothing is, since an empty set is a member."""
+    if old is new or (old.__class__ is new.__class__ and old == new):
+        return None, None
+    if is_map(node, old) and is_map(node, new):
+        properties, values = node.properties, node.values or ANYTHING
+        return _both(old, new, "f:", lambda name: properties.get(name) or values)
+    if is_list(node, old) and is_list(node, new):
+        return _both(elements_of(node, old), elements_of(node, new), "", lambda _: node.items)
+    if old is None and isinstance(new, list) and is_list(node, new):
+        return _both({}, elements_of(node, new), "", lambda _: node.items)  # the list itself was there: as null
+    return added(node, new), None if old is None else added(node, old)
+
+
+def _both(old: Any, new: Any, prefix: str, child: Callable[[str], Schema]) -> tuple[Fields | None, Fields | None]:
+    changed: Fields = {}
+    removed: Fields = {}
+    for name, item in new.items():
+        if name not in old:
+            _join(changed, base_of(prefix + name), added(child(name), item))
+            continue
+        present = old[name]
+        if present is item:
+            continue
+        set_, gone = _compare(child(name), present, item)
+        if set_ is not None:
+            _join(changed, base_of(prefix + name), set_)
+        if gone is not None:
+            _join(removed, base_of(prefix + name), gone)
+    for name, item in old.items():
+        if name not in new:
+            _join(removed, base_of(prefix + name), added(child(name), item))
+    return changed or None, removed or None

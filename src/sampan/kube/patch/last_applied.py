@@ -59,4 +59,4 @@ def fields_of(live: Object, schema: Schema) -> Fields:
         changed, removed = sets.compare(schema, noted, live)
     except (ValueError, ApiError):
         return {}
-    return sets.difference(named, sets.from_paths({*changed, *removed}))
+    return sets.difference(named, sets.union(changed, removed))

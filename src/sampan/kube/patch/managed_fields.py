@@ -13,7 +13,7 @@ from msgspec import Struct
 from sampan.kube import zeros
 from sampan.kube.objects import Object
 from sampan.kube.patch import fields as sets
-from sampan.kube.patch.fields import Fields, Path
+from sampan.kube.patch.fields import Fields
 from sampan.kube.schema import ANYTHING, Schema
 
 APPLY, UPDATE = "Apply", "Update"
@@ -95,7 +95,7 @@ def unmanaged(obj: Any) -> Any:
     return body
 
 
-def changes(schema: Schema, before: Object | None, after: Object) -> tuple[list[Path], list[Path]]:
+def changes(schema: Schema, before: Object | None, after: Object) -> tuple[Fields, Fields]:
     """(set, removed) between two objects, as far as fields are owned at all."""
     empty: Object = {"metadata": {}}  # there from the start
     return sets.compare(schema, {**empty, **unmanaged(before or zeros.of(schema))}, {**empty, **unmanaged(after)})
@@ -175,14 +175,23 @@ def track_update(
     managers = load(base)
     version = api_version or new.get("apiVersion", "")
     who = Manager(manager, UPDATE, version, subresource or "")
-    gone = sets.from_paths(removed)
-    mine = sets.from_paths(changed)
-    take_away(managers, who, sets.union(mine, gone))
+    take_away(managers, who, sets.union(changed, removed))
     entry = managers.get(who)
-    owned = sets.union(sets.difference(entry.fields, gone), mine) if entry else mine
+    owned = sets.union(sets.difference(entry.fields, removed), changed) if entry else changed
     if owned:
         managers[who] = Entry(owned, now, version)
     else:
         managers.pop(who, None)
     cap(managers)
     return with_entries(new, dump(managers))
+
+
+def only_time_differs(new: Object, old: Object) -> bool:
+    """Whether two versions of an object are the same but for when its managers last wrote."""
+
+    def timeless(obj: Object) -> Object:
+        metadata = obj["metadata"]
+        entries = [{k: v for k, v in entry.items() if k != "time"} for entry in metadata.get("managedFields") or ()]
+        return {**obj, "metadata": {**metadata, "managedFields": entries}}
+
+    return timeless(new) == timeless(old)
