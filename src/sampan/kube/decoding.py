@@ -8,6 +8,7 @@ from typing import Any
 from sampan.kube import quantity
 from sampan.kube.errors import ApiError
 from sampan.kube.patch import fields
+from sampan.kube.plain import is_plain
 from sampan.kube.quantity import QuantityError
 from sampan.kube.schema import Schema
 from sampan.kube.validation import GO_TYPES, fits, join, json_type
@@ -35,7 +36,8 @@ def _not_base64(text: str) -> str | None:
     if at < len(body):
         return f"illegal base64 data at input byte {at}"
     if len(text) % 4 or len(text) - len(body) > 2:
-        return f"illegal base64 data at input byte {len(text) if text == body else min(at, len(text))}"
+        at = len(text) // 4 * 4 if text == body else min(at, len(text))
+        return f"illegal base64 data at input byte {at}"
     return None
 
 
@@ -116,6 +118,12 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -
             return None
         if node.format == "byte" and isinstance(value, str) and (fault := _not_base64(value)):
             return fault
+        if node.format == "byte" and isinstance(value, list):
+            wrong = [item for item in value if json_type(item) != "integer" or not 0 <= item < 256]
+            if not wrong:
+                return None
+            found = {"integer": "number", "boolean": "bool"}.get(json_type(wrong[0]), json_type(wrong[0]))
+            return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type uint8"
         if not fits(value, node.type):
             found = {"integer": "number", "boolean": "bool"}.get(json_type(value), json_type(value))
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {_go_type(node)}"
@@ -133,5 +141,5 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -
                     return fault
         return None
 
-    fault = walk(schema, obj, "", kind)
+    fault = None if is_plain(schema, obj) else walk(schema, obj, "", kind)
     return f'{kind} in version "{version}" cannot be handled as a {kind}: {fault}' if fault else None

@@ -22,6 +22,7 @@ from msgspec import UNSET
 
 from sampan.kube import quantity
 from sampan.kube.errors import Cause
+from sampan.kube.plain import MICRO, is_plain
 
 if TYPE_CHECKING:
     from sampan.kube.schema import Schema
@@ -36,10 +37,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 GO_TYPES = {"object": "map[string]interface {}", "array": "[]interface {}", "boolean": "bool", "string": "string"}
 _INTEGERS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
-_MICRO = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _RESOURCE_FIELDS = ("apiVersion", "kind", "metadata")
 
 
+_NOTHING = {"string": "", "integer": 0, "boolean": False}
 _SCALARS = frozenset({str, int, float, bool})
 
 
@@ -85,7 +86,7 @@ def shown(value: Any) -> str:
 
 
 def _is_time(text: str) -> bool:
-    if not _MICRO.fullmatch(text):
+    if not MICRO.fullmatch(text):
         return False
     datetime.fromisoformat(text)
     return True
@@ -137,7 +138,8 @@ def _format_fault(schema: Schema, value: str) -> str | None:
 def validate(schema: Schema, obj: Any, path: str = "") -> list[Cause]:
     """Every fault of a value: types, required fields, enumerations, formats, patterns, limits, unique list elements."""
     causes: list[Cause] = []
-    _validate(schema, obj, path, causes)
+    if path or not is_plain(schema, obj):
+        _validate(schema, obj, path, causes)
     return causes
 
 
@@ -368,7 +370,8 @@ def unknown_fields(schema: Schema, obj: Any) -> list[str]:
                 if item.__class__ is dict or item.__class__ is list:
                     walk(items, item, f"{path}[{index}]")
 
-    walk(schema, obj, "")
+    if not is_plain(schema, obj):
+        walk(schema, obj, "")
     return found
 
 
@@ -428,20 +431,24 @@ def canonical(schema: Schema, obj: Any, *, applied: bool = False) -> Any:
             if child is None:
                 result[name] = item
             elif item is None:
-                if child.nullable or child.open or (child.structural and not child.type):
+                if applied or child.nullable or child.open or (child.structural and not child.type):
                     result[name] = None
+                elif name not in properties and not child.structural and child.type in _NOTHING:
+                    result[name] = _NOTHING[child.type]  # a key of a map stays, of no value
             else:
                 result[name] = canonical(child, item, applied=applied)
         return result
-    if obj.__class__ is list:
+    if obj.__class__ is list and schema.format != "byte":
         items = schema.items
         return [canonical(items, item, applied=applied) for item in obj]
     form = schema.format
     if form == "quantity":
         return quantity.canonical(obj)
-    if form == "micro-time" and isinstance(obj, str) and (match := _MICRO.fullmatch(obj)):
+    if form == "byte" and obj.__class__ is list:
+        return base64.b64encode(bytes(obj)).decode()
+    if form == "micro-time" and isinstance(obj, str) and (match := MICRO.fullmatch(obj)):
         return f"{match[1]}.{(match[2] or '')[:6]:0<6}{match[3]}"
-    if form == "date-time" and not schema.structural and isinstance(obj, str) and (match := _MICRO.fullmatch(obj)):
+    if form == "date-time" and not schema.structural and isinstance(obj, str) and (match := MICRO.fullmatch(obj)):
         return match[1] + match[3]
     if schema.type == "integer" and isinstance(obj, float) and obj.is_integer():
         return int(obj)

@@ -37,6 +37,8 @@ class Call(Struct):
     if_none_match: str = ""
     encoded: bool = False
     """Whether the answer goes out as bytes."""
+    earlier: Any = None
+    """The body with the first values of fields that it names twice; None where it names none twice."""
     reviewed: dict[str, Any] | None = None
     """What webhooks have said of this write so far; `admission/gate.py` keeps it."""
     charged: tuple[str, ...] = ()

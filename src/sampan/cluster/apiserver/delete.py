@@ -148,23 +148,26 @@ class Deleter:
     async def delete_collection(self, call: Call) -> Answer:
         kind, options = call.served, read_options(call)
         entries, _, _ = self.server.reader.select(call)
-        deleted = []
+        revision = self.server.store.revision
         for entry in entries:
             try:
                 await self.server.gate.deletion(call, kind, entry)
-                last, _ = await self.remove(call, kind, entry.key, json_copy(options))
+                await self.remove(call, kind, entry.key, json_copy(options))
             except ApiError as error:
                 if error.code == 404:
                     continue
                 raise
-            deleted.append(kind.outward(last.object))
+        # as they were listed, whatever became of them
+        listed = [kind.outward(entry.object) for entry in entries]
+        if kind.crd is None:
+            listed = [{k: v for k, v in obj.items() if k not in ("apiVersion", "kind")} for obj in listed]
         resource = kind.resource
         return Answer(
             obj={
                 "apiVersion": resource.api_version,
                 "kind": resource.list_kind,
-                "metadata": {"resourceVersion": str(self.server.store.revision)},
-                "items": deleted,
+                "metadata": {"resourceVersion": str(revision)},
+                "items": listed,
             }
         )
 

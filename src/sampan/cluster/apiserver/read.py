@@ -15,7 +15,7 @@ from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.listoptions import version_of
 from sampan.cluster.store import Entry, Event, Table
-from sampan.kube import selectors
+from sampan.kube import selectors, zeros
 from sampan.kube.errors import ApiError, bad_request, expired, not_found
 from sampan.kube.objects import Object
 
@@ -248,8 +248,9 @@ class Reader:
         metadata: Object = {"resourceVersion": str(revision)}
         if annotations:
             metadata["annotations"] = annotations
-        resource = kind.resource
-        return Frame("BOOKMARK", obj={"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata})
+        empty = zeros.of(kind.schema) if kind.crd is None else {}  # a built-in kind shows what it always has
+        known = {"kind": kind.resource.kind, "apiVersion": kind.resource.api_version, "metadata": metadata}
+        return Frame("BOOKMARK", obj={**empty, **known})
 
 
 def _next_bookmark(now: float, end: float) -> float:

@@ -15,12 +15,14 @@ from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.conversion import NeedsConversion
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.metadata import causes_of, check_unborn, finalizer_causes
 from sampan.cluster.apiserver.strategy import Context
 from sampan.cluster.store import Entry, Remove, Store
-from sampan.kube import names, schema, zeros
+from sampan.kube import schema, zeros
 from sampan.kube.errors import ApiError, Cause, already_exists, bad_request, conflict, forbidden, invalid, not_found
 from sampan.kube.objects import Object, now
-from sampan.kube.patch import last_applied
+from sampan.kube.patch import last_applied, managed_fields
+from sampan.kube.plain import is_plain
 from sampan.kube.transport import APPLY_PATCH
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ CREATE_ON_UPDATE = {"Service", "LimitRange", "Lease", "Event", "Endpoints", "Rol
                     "ClusterRoleBinding"}  # fmt: skip
 ONLY_CONDITIONAL = {"Lease", "PodDisruptionBudget"}
 """Built-in kinds that are replaced only by who says which version was read."""
-STANDARD_FINALIZERS = {"orphan", "foregroundDeletion", "kubernetes"}
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
 POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
 """Subresources of a pod that change only these fields of its spec."""
@@ -83,6 +84,7 @@ class Writer:
         kind = call.served
         absent = self.store.table(kind.table).get(call.key) is None
         if absent and kind.resource.kind in CREATE_ON_UPDATE and not call.subresource:
+            check_unborn(call, wanted["metadata"])
             wanted["metadata"].setdefault("name", call.name)
             return self.answer(call, await self.create_object(call, wanted), 201)
         conditional = kind.crd is not None or kind.resource.kind in ONLY_CONDITIONAL
@@ -132,13 +134,15 @@ class Writer:
             raise bad_request(
                 "PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch"
             )
+        absent = self.store.table(kind.table).get(call.key) is None
+        if absent and call.subresource:
+            raise not_found(kind.resource.plural, call.name, kind.resource.group)
         if isinstance(body, dict):
             decode.check_kind(kind, body)
             decode.check_applied(call, kind, body)
         applied = decode.check_object(body)
         if applied["metadata"].get("managedFields"):
             raise bad_request("metadata.managedFields must be nil")
-        absent = self.store.table(kind.table).get(call.key) is None
         if not absent:
             applied["metadata"].setdefault("name", call.name)
         decode.check_name(call, applied)
@@ -235,7 +239,7 @@ class Writer:
             kind.strategy.prepare_create(new, self.context(call, name))
             for admit in self.admission:
                 admit(call, new, None)
-            metadata_causes = self._metadata_causes(kind, new, name)
+            metadata_causes = causes_of(kind, new, name)
             causes = self._schema_causes(kind, new, None) + patching.scale_causes(kind, new)
             self._refuse(kind, name, _all(metadata_causes, causes, lambda: kind.strategy.validate_create(new)))
             self.server.gate.validate(call, new, None)
@@ -271,13 +275,15 @@ class Writer:
             for admit in self.admission:
                 admit(call, new, old)
             self.server.gate.mutate(call, new, old)
-            metadata_causes = self._metadata_causes(kind, new, call.name) + self._finalizer_causes(new, old)
+            metadata_causes = causes_of(kind, new, call.name) + finalizer_causes(new, old)
             causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
             more = lambda: kind.strategy.validate_update(new, old)  # noqa: E731
             self._refuse(kind, call.name, _all(metadata_causes, causes, more))
             call.warnings.extend(kind.strategy.warnings(new, old))
             self._bump(kind, new, old)
             self.server.gate.validate(call, new, old)
+            if tracked and managed_fields.only_time_differs(new, old):
+                return current.object
             made = new if kind.crd is None else kind.inward(new)
             return Remove(made) if finished(made) else made
 
@@ -332,13 +338,18 @@ class Writer:
     def settle(self, kind: Kind, obj: Object) -> Object:
         """Defaults, canonical forms, and only known fields, in the stored version."""
         obj = kind.inward(obj) if kind.crd is None else obj
-        node = self._storage_schema(kind)
+        node, plain = self._storage_schema(kind), False
+        spec = node.properties.get("spec")
+        if kind.crd is None and obj.get("spec") is None and spec is not None and spec.default == {}:
+            obj["spec"] = {}  # a structure is there even if nothing is said of it: it has defaults
         if kind.crd is not None:
             obj = schema.apply_defaults(node, schema.prune(node, obj))
+        elif plain := is_plain(node, obj):
+            obj = json_copy(obj)
         else:
             obj = schema.prune(node, obj)
         try:
-            obj = schema.canonical(node, obj)
+            obj = obj if plain else schema.canonical(node, obj)
             kind.strategy.default(obj)
             zeros.settle(node, obj)
         except ApiError:
@@ -374,52 +385,6 @@ class Writer:
                 ],
             }
             raise error
-
-    @staticmethod
-    def _metadata_causes(kind: Kind, obj: Object, name: str) -> list[Cause]:
-        metadata = obj["metadata"]
-        if not name:
-            return [Cause("metadata.name", "Required value: name or generateName is required", "FieldValueRequired")]
-        causes = [
-            names.invalid_value("metadata.name", name, fault)
-            for fault in names.object_name(kind.resource.group, kind.resource.kind, name)
-        ]
-        try:
-            causes += names.label_map(metadata.get("labels"))
-            causes += names.annotation_map(metadata.get("annotations"))
-            for index, finalizer in enumerate(metadata.get("finalizers") or ()):
-                path = f"metadata.finalizers[{index}]"
-                causes += [
-                    names.invalid_value("metadata.finalizers", finalizer, f) for f in names.qualified_name(finalizer)
-                ]
-                extension = kind.crd is not None or kind.resource.group == "apiextensions.k8s.io"
-                if not extension and "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
-                    fault = "name is neither a standard finalizer name nor is it fully qualified"
-                    causes.append(names.invalid_value(path, finalizer, fault))
-        except (TypeError, AttributeError):
-            pass  # of the wrong type, which the schema reports
-        for owner in metadata.get("ownerReferences") or ():
-            for field in ("apiVersion", "kind", "name", "uid"):
-                if isinstance(owner, dict) and not owner.get(field):
-                    what = "version " if field == "apiVersion" else ""
-                    path = f"metadata.ownerReferences.{field}"
-                    causes.append(Cause(path, f'Invalid value: "": {what}must not be empty'))
-        return causes
-
-    @staticmethod
-    def _finalizer_causes(new: Object, old: Object) -> list[Cause]:
-        if not old["metadata"].get("deletionTimestamp"):
-            return []
-        before = set(old["metadata"].get("finalizers") or ())
-        added = [one for one in new["metadata"].get("finalizers") or () if one not in before]
-        if not added:
-            return []
-        shown = ", ".join(f'"{one}"' for one in added)
-        message = (
-            "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers"
-            f" []string{{{shown}}}"
-        )
-        return [Cause("metadata.finalizers", message, "FieldValueForbidden")]
 
     @staticmethod
     def _refuse(kind: Kind, name: str, causes: list[Cause]) -> None:
