@@ -11,8 +11,7 @@ import pytest
 
 from sampan.model import Service
 from sampan.service.http.tls import Identity
-from sampan.service.rpc import client as client_module
-from sampan.service.rpc import credentials
+from sampan.service.rpc import credentials, links
 from sampan.service.rpc.client import Channel, RpcError, Target
 from sampan.service.telemetry.context import Context
 from sampan.service.telemetry.metrics import Registry
@@ -72,7 +71,7 @@ async def test_without_tls_nothing_is_said_of_a_certificate() -> None:
 async def test_replaced_certificates_are_used_by_new_connections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(links, "_LOOK_SECONDS", 0.0)
     first, guard = Authority("first"), Seeing()
     ours = Identity(first.directory(tmp_path / "server", "echo"), "required")
     theirs = Identity(first.directory(tmp_path / "client", "orders", SPIFFE))

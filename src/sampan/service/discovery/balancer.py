@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Final
 
 from sampan.service.discovery.port import Instance
@@ -36,9 +37,14 @@ class Balancer:
     """
 
     def __init__(
-        self, service: str, metrics: Metrics | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        service: str,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        address: Callable[[Instance], str] = attrgetter("url"),
     ) -> None:
-        self.service, self._clock = service, clock
+        """`address` says where an instance is called; one without is left out."""
+        self.service, self._clock, self._address = service, clock, address
         self.why = "no instance has been seen yet"
         self._targets: dict[str, _Target] = {}
         self._listed: list[_Target] = []
@@ -54,7 +60,7 @@ class Balancer:
 
     def update(self, instances: Iterable[Instance]) -> None:
         before = self._targets
-        urls = dict.fromkeys(instance.url for instance in instances)
+        urls = dict.fromkeys(filter(None, map(self._address, instances)))
         self._targets = {url: before.get(url) or _Target(url) for url in urls}
         self._listed = list(self._targets.values())
         self._ejected = sum(target.until > 0 for target in self._listed)

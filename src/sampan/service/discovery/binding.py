@@ -11,8 +11,10 @@ import logging
 import os
 import random
 import socket
+from operator import attrgetter
 from typing import Final
 
+from sampan.model import Grpc, Service
 from sampan.service import bindings
 from sampan.service.bindings import Binding, BindingError
 from sampan.service.discovery.balancer import Balancer
@@ -65,19 +67,33 @@ class _Closing:
 
 
 def bind_discovery(process: Process) -> None:
-    """Balancers for callees, given to the clients as "client endpoints"; one whose URL is set stays with it."""
+    """Balancers for callees, given to the clients as "client endpoints" and "rpc endpoints"; one whose address is set
+    stays with it."""
     registry = open_registry(process)
+    followers: dict[str, Follower] = {}
 
-    def endpoints(service: str) -> Balancer | None:
-        if f"SAMPAN_SERVICE_{service.upper().replace('-', '_')}_URL" in os.environ:
-            return None
-        balancer = Balancer(service, process.registry)
-        follower = Follower(registry, balancer)
+    def follow(service: str, balancer: Balancer) -> Balancer:
+        if service in followers:
+            followers[service].balancers.append(balancer)
+            return balancer
+        follower = followers[service] = Follower(registry, balancer)
         process.add(Stage.BACKGROUND, f"instances of {service}", follower)
         process.checks.append(Check(f"instances of {service}", follower.check, lambda: False))
         return balancer
 
+    def endpoints(service: str) -> Balancer | None:
+        if f"SAMPAN_SERVICE_{service.upper().replace('-', '_')}_URL" in os.environ:
+            return None
+        return follow(service, Balancer(service, process.registry))
+
+    def rpc_endpoints(service: Service) -> Balancer | None:
+        if service.rpc_variable in os.environ:
+            return None
+        balancer = Balancer(f"{service.name}/grpc", process.registry, address=attrgetter("grpc"))
+        return follow(service.name, balancer)
+
     process.shared["client endpoints"] = endpoints
+    process.shared["rpc endpoints"] = rpc_endpoints
 
 
 def bind_registration(process: Process, port: int, scheme: str) -> None:
@@ -92,21 +108,24 @@ def instance_of(process: Process, port: int, scheme: str) -> Instance:
     host = f"[{host}]" if ":" in host else host
     name = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{port}"
     known = {key: value for key in ("version",) if (value := process.identity.get(key))}
-    return Instance(process.workload.name, name, f"{scheme}://{host}:{port}", known)
+    declared: Grpc | None = getattr(process.workload, "grpc", None)
+    grpc = f"{scheme}://{host}:{os.environ.get('GRPC_PORT') or declared.port}" if declared is not None else ""
+    return Instance(process.workload.name, name, f"{scheme}://{host}:{port}", known, grpc)
 
 
 class Follower:
-    """Keeps a balancer's set as the registry has it. While the registry is away the last set stays."""
+    """Keeps the set of balancers of one service as the registry has it. While that is away the last set stays."""
 
     def __init__(self, registry: Registry, balancer: Balancer) -> None:
-        self.registry, self.balancer = registry, balancer
+        self.registry, self.balancers = registry, [balancer]
+        self.service = balancer.service.partition("/")[0]
         self.away = ""
         self._first = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Returns with the first set, or after a while without: calls then fail until there is one."""
-        self._task = asyncio.create_task(self._follow(), name=f"instances of {self.balancer.service}")
+        self._task = asyncio.create_task(self._follow(), name=f"instances of {self.service}")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_SET_SECONDS):
                 await self._first.wait()
@@ -124,17 +143,18 @@ class Follower:
         pause = _FIRST_WAIT
         while True:
             try:
-                async for instances in self.registry.watch(self.balancer.service):
-                    self.balancer.update(instances)
+                async for instances in self.registry.watch(self.service):
+                    for balancer in self.balancers:
+                        balancer.update(instances)
                     self._first.set()
                     self.away, pause = "", _FIRST_WAIT
             except Away as error:
                 if not self.away:
-                    log.warning("instances of %s are not followed: %s", self.balancer.service, error)
+                    log.warning("instances of %s are not followed: %s", self.service, error)
                 self.away = str(error)
             except Exception as error:  # a fault of ours must not end the following
                 self.away = f"{type(error).__name__}: {error}"
-                log.error("instances of %s: %s", self.balancer.service, error, exc_info=error)
+                log.error("instances of %s: %s", self.service, error, exc_info=error)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(_LONGEST_WAIT, pause * 2)
 

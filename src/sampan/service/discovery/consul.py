@@ -15,6 +15,7 @@ from sampan.service.discovery.port import Away, Instance, arranged
 
 TTL_SECONDS: Final = 10
 _URL: Final = "sampan-url"  # where instances of Sampan's say all of their address
+_GRPC: Final = "sampan-grpc"
 
 
 class ConsulRegistry:
@@ -38,7 +39,11 @@ class ConsulRegistry:
                 "Name": instance.service,
                 "Address": parts.hostname or "",
                 "Port": parts.port or (443 if parts.scheme == "https" else 80),
-                "Meta": {**instance.metadata, _URL: instance.url},
+                "Meta": {
+                    **instance.metadata,
+                    _URL: instance.url,
+                    **({_GRPC: instance.grpc} if instance.grpc else {}),
+                },
                 # one that died stays listed as critical, which nobody is given, until Consul removes it
                 "Check": {**probe, "CheckID": check, "DeregisterCriticalServiceAfter": "1m"},
             },
@@ -82,8 +87,8 @@ class ConsulLease:
 def _instance(service: str, row: dict[str, Any]) -> Instance:
     found = row["Service"]
     metadata = dict(found.get("Meta") or {})
-    url = metadata.pop(_URL, "")
+    url, grpc = metadata.pop(_URL, ""), metadata.pop(_GRPC, "")
     if not url:
         host = found.get("Address") or row["Node"]["Address"]
         url = f"http://{f'[{host}]' if ':' in host else host}:{found['Port']}"
-    return Instance(service, found["ID"], url, metadata)
+    return Instance(service, found["ID"], url, metadata, grpc)

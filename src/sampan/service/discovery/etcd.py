@@ -1,4 +1,4 @@
-"""Instances in etcd: the key /services/NAME/ID holds {"url": ..., "metadata": {...}} under a lease kept alive.
+"""Instances in etcd: the key /services/NAME/ID holds {"url": ..., "grpc": ..., "metadata": {...}} under a lease.
 
 `etcd://one:2379,two:2379/services` names another root by its path.
 """
@@ -27,8 +27,9 @@ class EtcdRegistry:
     async def register(self, instance: Instance) -> EtcdLease:
         lease = await self.etcd.grant(self.seconds)
         key = f"{self.root}/{instance.service}/{instance.id}"
-        value = msgspec.json.encode({"url": instance.url, "metadata": dict(instance.metadata)}).decode()
-        await self.etcd.put(key, value, lease)
+        value = {"url": instance.url, "metadata": dict(instance.metadata)}
+        value |= {"grpc": instance.grpc} if instance.grpc else {}
+        await self.etcd.put(key, msgspec.json.encode(value).decode(), lease)
         return EtcdLease(self.etcd, lease, key, self.seconds)
 
     async def watch(self, service: str) -> AsyncIterator[tuple[Instance, ...]]:
@@ -73,8 +74,11 @@ def _instance(service: str, key: str, value: str) -> Instance | None:
     """What others wrote there may be a plain address as well."""
     try:
         found = msgspec.json.decode(value)
-        url, metadata = (found, {}) if isinstance(found, str) else (found["url"], found.get("metadata") or {})
-    except (msgspec.DecodeError, KeyError, TypeError):
-        url, metadata = value.strip(), {}
+        found = {"url": found} if isinstance(found, str) else found
+        url, metadata, grpc = found["url"], found.get("metadata") or {}, found.get("grpc") or ""
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        url, metadata, grpc = value.strip(), {}, ""
     url = url if "://" in url else f"http://{url}"
-    return Instance(service, key.rpartition("/")[2], url.rstrip("/"), metadata) if len(url) > len("http://") else None
+    if len(url) <= len("http://"):
+        return None
+    return Instance(service, key.rpartition("/")[2], url.rstrip("/"), metadata, grpc)

@@ -134,14 +134,16 @@ class KubernetesRegistry:
 
 
 def _instances(service: str, slices: dict[str, Any]) -> tuple[Instance, ...]:
-    """The ready endpoints, with the port called http or https, or the first."""
+    """The ready endpoints. Their HTTP is the port called http or https, or else the first that is no gRPC; their gRPC
+    that called grpc, or grpcs (by TLS)."""
     found: dict[str, Instance] = {}
     for item in slices.values():
-        ports = item.get("ports") or ()
-        chosen = next((port for port in ports if port.get("name") in ("http", "https")), ports[0] if ports else None)
-        if chosen is None or not chosen.get("port"):
+        ports = [port for port in item.get("ports") or () if port.get("port")]
+        rpc = next((port for port in ports if port.get("name") in ("grpc", "grpcs")), None)
+        others = [port for port in ports if port is not rpc]
+        http = next((port for port in others if port.get("name") in ("http", "https")), others[0] if others else None)
+        if http is None and rpc is None:
             continue
-        scheme = "https" if "https" in (chosen.get("name"), chosen.get("appProtocol")) else "http"
         for endpoint in item.get("endpoints") or ():
             if (endpoint.get("conditions") or {}).get("ready") is False:  # absent means ready
                 continue
@@ -149,5 +151,12 @@ def _instances(service: str, slices: dict[str, Any]) -> tuple[Instance, ...]:
             name = (endpoint.get("targetRef") or {}).get("name") or address
             host = f"[{address}]" if ":" in address else address
             metadata = {"zone": endpoint["zone"]} if endpoint.get("zone") else {}
-            found[name] = Instance(service, name, f"{scheme}://{host}:{chosen['port']}", metadata)
+            found[name] = Instance(service, name, _base(host, http), metadata, _base(host, rpc))
     return arranged(found)
+
+
+def _base(host: str, port: dict[str, Any] | None) -> str:
+    if port is None:
+        return ""
+    secure = not {"https", "grpcs"}.isdisjoint((port.get("name"), port.get("appProtocol")))
+    return f"{'https' if secure else 'http'}://{host}:{port['port']}"

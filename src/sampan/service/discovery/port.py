@@ -11,12 +11,14 @@ from sampan.service.coordination.away import Away
 
 @dataclass(frozen=True)
 class Instance:
-    """One process of a service. `id` is unique within the service; `url` is its base, without a slash at the end."""
+    """One process of a service. `id` is unique within the service; `url` is its base, without a slash at the end, and
+    `grpc` that of its gRPC port (https: by TLS). Either is empty where it does not answer so, or nobody says so."""
 
     service: str
     id: str
     url: str
     metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
+    grpc: str = ""
 
 
 class Lease(Protocol):

@@ -1,4 +1,7 @@
-"""Instances written down: `static:users=http://10.0.0.1:8080|http://10.0.0.2:8080,prices=http://10.0.0.3:8080`."""
+"""Instances written down: `static:users=http://10.0.0.1:8080|http://10.0.0.2:8080,prices=http://10.0.0.3:8080`.
+
+The gRPC ports stand beside them: `users=http://10.0.0.1:8080|grpc://10.0.0.1:9090`, or `grpcs://` for TLS.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class StaticRegistry:
                 raise BindingError(
                     f"SAMPAN_DISCOVERY: {part!r} is not NAME=URL|URL; for instance static:users=http://10.0.0.1:8080"
                 )
-            self.known[name] = tuple(Instance(name, urlsplit(url).netloc, url) for url in sorted(set(listed)))
+            self.known[name] = tuple(_instance(name, url) for url in sorted(set(listed)))
 
     async def register(self, instance: Instance) -> StaticLease:
         return StaticLease()
@@ -30,6 +33,13 @@ class StaticRegistry:
         await asyncio.Event().wait()
 
     async def close(self) -> None: ...
+
+
+def _instance(name: str, url: str) -> Instance:
+    scheme, _, place = url.partition("://")
+    if scheme in ("grpc", "grpcs"):
+        return Instance(name, place, "", grpc=f"{'https' if scheme == 'grpcs' else 'http'}://{place}")
+    return Instance(name, place, url)
 
 
 class StaticLease:

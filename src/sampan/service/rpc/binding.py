@@ -83,6 +83,7 @@ def bind_clients(process: Process, services: Sequence[Service]) -> None:
     except ImportError as error:
         raise StartError(f"{process.workload!r} calls gRPC: pip install 'sampan[grpc]' ({error})") from error
 
+    endpoints = process.shared.get("rpc endpoints")
     for service in speaking:
         channel = Channel(
             service,
@@ -92,6 +93,7 @@ def bind_clients(process: Process, services: Sequence[Service]) -> None:
             getattr(service.client, "breaker", None),
             identity=_identity(process),
             token=process.shared.get("caller token"),
+            endpoints=endpoints(service) if endpoints is not None else None,
         )
         process.add(Stage.RESOURCES, f"gRPC connections to {service.name}", channel)
         service.bind_rpc(channel)

@@ -13,29 +13,31 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import grpc
 
 from sampan.model import Policy, Service
 from sampan.service.http.tls import Identity
 from sampan.service.resilience.breaker import CircuitBreaker
-from sampan.service.rpc import codes, credentials, retrying
+from sampan.service.resilience.budget import RetryBudget
+from sampan.service.rpc import codes
 from sampan.service.rpc.codes import DRAINING
+from sampan.service.rpc.links import Link, Links
+from sampan.service.rpc.repeating import Repeated
+from sampan.service.rpc.retrying import repeatable
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, outgoing_headers
 from sampan.service.telemetry.metrics import Registry
 
+if TYPE_CHECKING:
+    from sampan.service.discovery.balancer import Balancer
+
 S = TypeVar("S")
 
 PORT: Final = 9090
-_CLOSE_SECONDS: Final = 2.0
-_FINISH_SECONDS: Final = 60.0  # for calls over a channel whose certificate was replaced
-_LOOK_SECONDS: Final = 5.0
-_RENEW_SECONDS: Final = 0.1
 _STATUS_SECONDS: Final = 1.0
 # the verdict on a service, not on one call
 _FAULTS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
@@ -98,11 +100,14 @@ class Channel:
         *,
         identity: Identity | None = None,
         token: Callable[[], str | None] | None = None,
+        endpoints: Balancer | None = None,
     ) -> None:
         """`breaker` is shared with the HTTP client of the service, `identity` shown where the target speaks TLS;
-        `token` gives the Authorization of the work in hand, sent along where the policy forwards it."""
+        `token` gives the Authorization of the work in hand, sent along where the policy forwards it. `endpoints` knows
+        the instances: each call then goes to the less busy of two, and a repeated one perhaps to another."""
         self.service, self.name, self.target, self.policy = service, service.name, target, policy or Policy()
-        self.breaker, self.identity = breaker, identity
+        self.breaker, self.identity, self.endpoints = breaker, identity, endpoints
+        self.budget = RetryBudget(self.policy.retry_budget, self.policy.retry_minimum)
         self.token = token if self.policy.forward_token else None
         self.requests = registry.counter("rpc_client_requests_total", "gRPC calls.", ("service", "method", "code"))
         self.durations = registry.histogram(
@@ -130,12 +135,7 @@ class _Connection:
     called."""
 
     def __init__(self, owner: Channel) -> None:
-        self.owner = owner
-        self.methods: list[str] = []
-        self._channel: grpc.aio.Channel | None = None
-        self._context: Any = None  # of the identity, as it was when the channel was opened
-        self._look = self._opened = 0.0
-        self._closing: set[asyncio.Task[None]] = set()
+        self.owner, self.links = owner, Links(owner)
 
     def unary_unary(self, method: str, *how: Any, **options: Any) -> _Method:
         return self._method("unary_unary", method, how, options)
@@ -150,73 +150,12 @@ class _Connection:
         return self._method("stream_stream", method, how, options)
 
     def _method(self, kind: str, method: str, how: tuple[Any, ...], options: dict[str, Any]) -> _Method:
-        self.methods.append(method)
+        if self.owner.endpoints is None or kind != "unary_unary":
+            self.links.repeated.append(method)
         return _Method(self, kind, method, how, options)
 
-    def channel(self) -> grpc.aio.Channel:
-        """The channel to call over: another one than before where our certificate has changed."""
-        identity = self.owner.identity if self.owner.target.secure else None
-        if identity is not None and (now := time.monotonic()) > self._look:
-            self._look = now + _LOOK_SECONDS
-            identity.poll()
-            if self._channel is not None and identity.client_context is not self._context:
-                self._leave()
-        if self._channel is None:
-            self._opened = time.monotonic()
-            options = self._options()
-            address = _resolved(self.owner.target.address)
-            if not self.owner.target.secure:
-                self._channel = grpc.aio.insecure_channel(address, options)
-            else:
-                self._context = identity.client_context if identity is not None else None
-                self._channel = grpc.aio.secure_channel(address, credentials.channel(identity), options)
-        return self._channel
-
-    def renew(self, channel: grpc.aio.Channel) -> None:
-        """Connect anew for further calls, as a server asked over `channel`."""
-        if channel is self._channel and time.monotonic() - self._opened > _RENEW_SECONDS:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Let the calls of the channel finish; the next one opens another."""
-        if self._channel is not None:
-            closing = asyncio.ensure_future(self._channel.close(_FINISH_SECONDS))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
-            self._channel = None
-
-    def _options(self) -> list[tuple[str, Any]]:
-        policy = self.owner.policy
-        return [
-            ("grpc.service_config", retrying.service_config(self.methods, policy)),
-            ("grpc.enable_retries", 1),
-            ("grpc.max_receive_message_length", -1),  # what a callee of ours may send, it limits itself
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", int(policy.connect_timeout * 1000)),
-            ("grpc.max_reconnect_backoff_ms", 5_000),
-            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-            ("grpc.enable_http_proxy", 0),  # a service is inside, whatever http_proxy says
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
-
     async def close(self) -> None:
-        if self._channel is not None:
-            await self._channel.close(_CLOSE_SECONDS)
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=_CLOSE_SECONDS)
-
-
-def _resolved(address: str) -> str:
-    """`address`, for gRPC's own resolver; its present IP address where names are known to Python alone."""
-    host, _, port = address.rpartition(":")
-    if not os.environ.get("SAMPAN_HOSTS") or "/" in address or not host:
-        return address
-    try:
-        return f"ipv4:{socket.getaddrinfo(host, int(port), socket.AF_INET)[0][4][0]}:{port}"
-    except (OSError, ValueError):
-        return address
+        await self.links.close()
 
 
 class _Method:
@@ -229,8 +168,8 @@ class _Method:
         self._owner = connection.owner
         self._path, self._names = path, tuple(path.lstrip("/").rpartition("/")[::2])
         self._limited = kind.endswith("_unary")
-        self._channel: grpc.aio.Channel | None = None
-        self._inner: Any = None
+        self._repeats = kind == "unary_unary" and self._owner.endpoints is not None
+        self._safe = repeatable(path)
 
     def __call__(
         self, *request: Any, timeout: float | None = None, metadata: Any = None, **options: Any
@@ -242,28 +181,38 @@ class _Method:
         if remaining is not None:
             limit = remaining if limit is None else min(limit, remaining)
         if limit is not None and limit <= 0:
-            self._account(grpc.StatusCode.DEADLINE_EXCEEDED, 0.0)
-            raise _error(owner.name, grpc.StatusCode.DEADLINE_EXCEEDED, "no time left; nothing was sent")
+            self._refuse(grpc.StatusCode.DEADLINE_EXCEEDED, "no time left; nothing was sent")
+        if not self._repeats:
+            return self._begin(request, limit, metadata, options)
+
+        def begin(left: float | None) -> _Call:
+            return self._begin(request, left, metadata, options)
+
+        return _Call(Repeated(begin, limit, owner.policy, owner.budget, self._safe), owner.name)
+
+    def _refuse(self, code: grpc.StatusCode, why: str) -> NoReturn:
+        self._account(code, 0.0)
+        raise _error(self._owner.name, code, why)
+
+    def _begin(self, request: tuple[Any, ...], limit: float | None, metadata: Any, options: dict[str, Any]) -> _Call:
+        """One attempt."""
+        owner = self._owner
         if owner.breaker is not None and not owner.breaker.allow():
-            self._account(grpc.StatusCode.UNAVAILABLE, 0.0)
-            raise _error(owner.name, grpc.StatusCode.UNAVAILABLE, "the circuit is open after repeated failures")
-        connection = self._connection
-        channel = connection.channel()
-        if self._channel is not channel:
-            self._channel = channel
-            self._inner = getattr(channel, self._kind)(self._path, *self._how, **self._options)
+            self._refuse(grpc.StatusCode.UNAVAILABLE, "the circuit is open after repeated failures")
+        links = self._connection.links
+        link = links.pick()
+        inner = link.method(self._kind, self._path, self._how, self._options)
         attributes = {"rpc.system.name": "grpc", "rpc.method": self._path[1:], "server.address": owner.name}
         span, started = tracing.span(self._path[1:], tracing.CLIENT, attributes).begin(), time.perf_counter()
         sent = [*outgoing_headers(span.context).items(), *(metadata or ())]
         if owner.token is not None and (token := owner.token()) and not any(n == "authorization" for n, _ in sent):
             sent.append(("authorization", token))
         try:
-            call = self._inner(*request, timeout=limit, metadata=sent, **options)
+            call = inner(*request, timeout=limit, metadata=sent, **options)
         except BaseException as error:
             span.fail(error)
             span.finish()
-            if owner.breaker is not None:
-                owner.breaker.abandoned()
+            self._judge(link, None)
             raise
 
         if self._kind.startswith("stream") and (core := getattr(call, "_cython_call", None)) is not None:
@@ -272,14 +221,14 @@ class _Method:
         def ended(done: Any) -> None:
             code = codes.known(_now(done.code()))
             self._account(code, time.perf_counter() - started)
-            _judge(owner.breaker, code)
+            self._judge(link, code)
             span.set("rpc.response.status_code", code.name)
             if code is not grpc.StatusCode.OK:
                 span.fail(code.name)
             span.finish()
             trailing = _now(done.trailing_metadata())
             if trailing is not None and DRAINING[0] in trailing:
-                connection.renew(channel)
+                links.renew(link)
 
         call.add_done_callback(ended)
         return _Call(call, owner.name)
@@ -288,16 +237,20 @@ class _Method:
         self._owner.requests.add(*self._names, code.name)
         self._owner.durations.observe(seconds, *self._names)
 
-
-def _judge(breaker: CircuitBreaker | None, code: grpc.StatusCode) -> None:
-    if breaker is None:
-        return
-    if code in _FAULTS:
-        breaker.failed()
-    elif code in _NO_VERDICT:
-        breaker.abandoned()
-    else:
-        breaker.succeeded()
+    def _judge(self, link: Link, code: grpc.StatusCode | None) -> None:
+        """Tell breaker and endpoints how an attempt went; without a code, or by one that is no verdict, only that it
+        is over."""
+        good = None if code is None or code in _NO_VERDICT else code not in _FAULTS
+        endpoints, breaker = self._owner.endpoints, self._owner.breaker
+        alone = endpoints is not None and bool(link.base) and endpoints.report(link.base, good)
+        if breaker is None:
+            return
+        if good:
+            breaker.succeeded()
+        elif good is None or alone:
+            breaker.abandoned()
+        else:
+            breaker.failed()
 
 
 def _now(asking: Any) -> Any:
