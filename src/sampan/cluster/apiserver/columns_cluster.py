@@ -218,6 +218,11 @@ _POLICIES = (
     Column("ParamKind", lambda obj: _pair((obj.get("spec") or {}).get("paramKind"), "apiVersion", "kind")),
     AGE,
 )
+_MUTATIONS = (
+    NAME,
+    Column("Mutations", lambda obj: len((obj.get("spec") or {}).get("mutations") or ()), "integer"),
+    *_POLICIES[2:],
+)
 _BINDINGS = (
     NAME,
     Column("PolicyName", text("spec", "policyName")),
@@ -355,6 +360,8 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
     ),
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): _WEBHOOKS,
     ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"): _WEBHOOKS,
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicy"): _MUTATIONS,
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding"): _BINDINGS,
     ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy"): _POLICIES,
     ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding"): _BINDINGS,
     ("metrics.k8s.io", "PodMetrics"): _METRICS,

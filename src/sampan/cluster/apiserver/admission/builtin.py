@@ -64,5 +64,11 @@ class Builtin:
     @staticmethod
     def deletion(kind: Kind, name: str) -> None:
         """Raises ApiError 403 for what must not go."""
-        if kind.resource is kinds.NAMESPACE and name in KEPT:
+        resource = kind.resource
+        if resource is kinds.NAMESPACE and name in KEPT:
             raise forbidden(f'namespaces "{name}" is forbidden: this namespace may not be deleted', "namespaces", name)
+        if resource is kinds.PRIORITY_CLASS and name in defaults.SYSTEM_PRIORITIES:
+            why = "this is a system priority class and cannot be deleted"
+            error = forbidden(f'{resource.group_plural} "{name}" is forbidden: {why}', resource.plural, name)
+            error.details["group"] = resource.group
+            raise error

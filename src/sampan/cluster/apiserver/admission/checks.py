@@ -10,19 +10,26 @@ from sampan.cluster.apiserver.registry.faults import Faults
 from sampan.kube.objects import Object
 
 
-def expression(faults: Faults, text: str, path: str, variables: Mapping[str, Type], result: str) -> Type:
+def expression(
+    faults: Faults, text: str, path: str, variables: Mapping[str, Type], result: str, *, structures: bool = False
+) -> Type:
     """Fault what does not compile or gives another type than `result` ("" for any); the type it gives."""
     if not text.strip():
         faults.required(path, "")
         return DYN
     try:
-        found = compile_program(text, variables).type
+        found = compile_program(text, variables, structures=structures).type
     except SyntaxFault as fault:
         faults.invalid(path, text, f"compilation failed: {fault}")
         return DYN
-    if result and found.name != result:
+    if result and found.name != result and str(found) != result and not (structures and _open(found)):
         faults.invalid(path, text, f"must evaluate to {result} but got {found}")
     return found
+
+
+def _open(found: Type) -> bool:
+    """Whether the type of a value is only known when it is there."""
+    return found.name == "dyn" or (found.name == "list" and found.parameters[0].name == "dyn")
 
 
 def match_conditions(
@@ -41,15 +48,7 @@ def match_conditions(
 
 def policy(faults: Faults, spec: Object) -> None:
     """Every expression of a ValidatingAdmissionPolicy."""
-    from sampan.cluster.apiserver.admission.policies import variables_of
-
-    known, fields = variables_of(spec), dict[str, Type]()
-    for index, row in enumerate(spec.get("variables") or ()):
-        text, path = row.get("expression") or "", f"spec.variables[{index}].expression"
-        types = {**known, "variables": Type("variables", fields=dict(fields))}
-        fields[row.get("name") or ""] = expression(faults, text, path, types, "")
-    if fields:
-        known["variables"] = Type("variables", fields=fields)
+    known = _known(faults, spec)
     match_conditions(faults, spec.get("matchConditions") or [], "spec.matchConditions", known)
     validations, notes = spec.get("validations") or [], spec.get("auditAnnotations") or []
     if not validations and not notes:
@@ -64,3 +63,46 @@ def policy(faults: Faults, spec: Object) -> None:
     for index, row in enumerate(notes):
         path = f"spec.auditAnnotations[{index}].valueExpression"
         expression(faults, row.get("valueExpression") or "", path, known, "")
+
+
+MUTATIONS = {
+    "ApplyConfiguration": ("applyConfiguration", "Object", "jsonPatch"),
+    "JSONPatch": ("jsonPatch", "list(JSONPatch)", "applyConfiguration"),
+}
+"""patchType -> (its field, what its expression gives, the field that must be absent)."""
+
+
+def mutating_policy(faults: Faults, spec: Object) -> None:
+    """Every expression of a MutatingAdmissionPolicy."""
+    known = _known(faults, spec)
+    match_conditions(faults, spec.get("matchConditions") or [], "spec.matchConditions", known)
+    rows = spec.get("mutations") or []
+    if not rows:
+        faults.required("spec.mutations", "mutations must contain at least one item")
+    for index, row in enumerate(rows):
+        path, kind = f"spec.mutations[{index}]", row.get("patchType")
+        faults.one_of(f"{path}.patchType", kind, sorted(MUTATIONS))
+        if kind not in MUTATIONS:
+            continue
+        field, result, other = MUTATIONS[kind]
+        if row.get(field) is None:
+            faults.required(f"{path}.{field}", f"must be specified when patchType is {kind}")
+        else:
+            text = (row[field].get("expression") or "").strip()
+            expression(faults, text, f"{path}.{field}.expression", known, result, structures=True)
+        if row.get(other) is not None:
+            faults.invalid(f"{path}.{other}", f"{{{other}}}", f"must not be specified when patchType is {kind}")
+
+
+def _known(faults: Faults, spec: Object) -> dict[str, Type]:
+    """What the expressions of a policy may name, its own variables among them."""
+    from sampan.cluster.apiserver.admission.invocations import known_variables
+
+    known, fields = known_variables(spec), dict[str, Type]()
+    for index, row in enumerate(spec.get("variables") or ()):
+        text, path = row.get("expression") or "", f"spec.variables[{index}].expression"
+        types = {**known, "variables": Type("variables", fields=dict(fields))}
+        fields[row.get("name") or ""] = expression(faults, text, path, types, "")
+    if fields:
+        known["variables"] = Type("variables", fields=fields)
+    return known

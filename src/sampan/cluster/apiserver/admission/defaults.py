@@ -73,10 +73,41 @@ def _priority(call: Call, pod: Object, server: ApiServer) -> None:
     spec["priority"], spec["preemptionPolicy"] = value, policy
 
 
+def _runtime(call: Call, pod: Object, server: ApiServer) -> None:
+    """What the pod's RuntimeClass adds: overhead, and where it may run."""
+    spec = sub(pod, "spec")
+    name = spec.get("runtimeClassName")
+    if not name:
+        return
+    found = server.peek(kinds.RUNTIME_CLASS, name)
+    if found is None:
+        raise refusal(call, pod, f'pod rejected: RuntimeClass "{name}" not found')
+    overhead, scheduling = sub(found, "overhead").get("podFixed"), sub(found, "scheduling")
+    if spec.get("overhead") and spec["overhead"] != overhead:
+        raise refusal(call, pod, "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")
+    if overhead:
+        spec["overhead"] = dict(overhead)
+    chosen, own = scheduling.get("nodeSelector") or {}, spec.get("nodeSelector") or {}
+    for key, value in sorted(chosen.items()):
+        if own.get(key, value) != value:
+            raise refusal(
+                call, pod,
+                f"pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value};"
+                f" pod.spec.nodeSelector[{key}] = {own[key]}",
+            )  # fmt: skip
+    if chosen:
+        spec["nodeSelector"] = {**own, **chosen}
+    present = spec.get("tolerations") or []
+    added = [one for one in scheduling.get("tolerations") or () if one not in present]
+    if added:
+        spec["tolerations"] = [*present, *added]
+
+
 def _pod(call: Call, pod: Object, server: ApiServer) -> None:
     if isinstance(pod.get("spec"), dict):
         _account(call, pod, server)
         _priority(call, pod, server)
+        _runtime(call, pod, server)
 
 
 def _marked(server: ApiServer, resource: Resource, annotation: str) -> list[Object]:

@@ -36,10 +36,10 @@ def bindings(attributes: Attributes, kind: Kind) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=512)
-def _compiled(text: str, names: tuple[tuple[str, Type], ...]) -> Program:
-    return compile_program(text, dict(names))
+def _compiled(text: str, names: tuple[tuple[str, Type], ...], structures: bool) -> Program:
+    return compile_program(text, dict(names), structures=structures)
 
 
-def program(text: str, variables: Mapping[str, Type]) -> Program:
-    """Raises SyntaxFault."""
-    return _compiled(text, tuple(variables.items()))
+def program(text: str, variables: Mapping[str, Type], *, structures: bool = False) -> Program:
+    """`structures`: objects may be written, as mutations do. Raises SyntaxFault."""
+    return _compiled(text, tuple(variables.items()), structures)

@@ -64,7 +64,7 @@ def _app_armor(metadata: Object, spec: Object) -> Finding | None:
     bad: set[str] = set()
     types = [(None, sub(spec, "securityContext", "appArmorProfile"))]
     types += [(c.get("name"), sub(c, "securityContext", "appArmorProfile")) for c in _containers(spec)]
-    setters = []
+    setters: list[str | None] = []
     for name, profile in types:
         if profile and profile.get("type") not in allowed:
             bad.add(str(profile.get("type") or ""))
@@ -134,11 +134,12 @@ def _host_ports(metadata: Object, spec: Object) -> Finding | None:
 
 
 def _probe_hosts(metadata: Object, spec: Object) -> Finding | None:
-    who, hosts = set(), set()
+    who: set[str] = set()
+    hosts: set[str] = set()
     for container in _containers(spec):
         handlers = [sub(container, probe) for probe in ("livenessProbe", "readinessProbe", "startupProbe")]
         handlers += [sub(container, "lifecycle", hook) for hook in ("postStart", "preStop")]
-        own = {sub(one, how).get("host") for one in handlers for how in ("httpGet", "tcpSocket")} - {None, ""}
+        own = {str(sub(one, how).get("host") or "") for one in handlers for how in ("httpGet", "tcpSocket")} - {""}
         if own:
             who.add(container["name"])
             hosts |= own
@@ -171,7 +172,9 @@ SELINUX_TYPES = frozenset(("", "container_t", "container_init_t", "container_kvm
 def _selinux(allowed: frozenset[str], metadata: Object, spec: Object) -> Finding | None:
     rows = [(None, sub(spec, "securityContext", "seLinuxOptions"))]
     rows += [(c["name"], sub(c, "securityContext", "seLinuxOptions")) for c in _containers(spec)]
-    who, types, user, role = [], set(), False, False
+    who: list[str | None] = []
+    types: set[str] = set()
+    user = role = False
     for name, options in rows:
         kind = options.get("type") or ""
         if kind in allowed and not options.get("user") and not options.get("role"):
@@ -209,10 +212,11 @@ def _seccomp(metadata: Object, spec: Object, *, must: bool = False) -> Finding |
     """`must`: a profile has to be set."""
     own = sub(spec, "securityContext").get("seccompProfile")
     bad: set[str] = set()
-    pod_bad = own is not None and own.get("type") not in SECCOMP
+    kind = own.get("type") if own is not None else None
+    pod_bad = own is not None and kind not in SECCOMP
     who, without = [], []
     if pod_bad:
-        bad.add(str(own.get("type") or ""))
+        bad.add(str(kind or ""))
     for container in _containers(spec):
         profile = _context(container).get("seccompProfile")
         if profile is None:

@@ -68,7 +68,7 @@ def is_charged(pod: Object) -> bool:
     metadata = pod["metadata"]
     if metadata.get("deletionTimestamp") and metadata.get("deletionGracePeriodSeconds") is not None:
         end = parse_time(metadata["deletionTimestamp"]).timestamp() + metadata["deletionGracePeriodSeconds"]
-        return time.time() <= end
+        return bool(time.time() <= end)
     return True
 
 
@@ -136,9 +136,9 @@ def _in_scope(row: Object, table: str, obj: Object) -> bool:
     spec = sub(obj, "spec")
     match scope:
         case "Terminating" | "NotTerminating":
-            return has_deadline(obj) == (scope == "Terminating")
+            return has_deadline(obj) is (scope == "Terminating")
         case "BestEffort" | "NotBestEffort":
-            return (qos_class(spec) == "BestEffort") == (scope == "BestEffort")
+            return (qos_class(spec) == "BestEffort") is (scope == "BestEffort")
         case "PriorityClass":
             return _fits(row, spec.get("priorityClassName") or "")
         case "CrossNamespacePodAffinity":

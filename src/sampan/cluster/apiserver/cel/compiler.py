@@ -25,7 +25,7 @@ from sampan.cluster.apiserver.cel.types import (
     resolve,
     unify,
 )
-from sampan.cluster.apiserver.cel.values import EvaluationFault, Format, Optional, UInt, type_name
+from sampan.cluster.apiserver.cel.values import EvaluationFault, Format, Optional, Structure, UInt, type_name
 
 STEPS = 200_000
 """Elements all comprehensions of one evaluation may visit; some tenths of a second."""
@@ -37,6 +37,8 @@ Compiled = tuple[Run, Type]
 _LITERALS: dict[type, Type] = {
     bool: BOOL, int: INT, UInt: UINT, float: DOUBLE, str: STRING, bytes: BYTES, type(None): NULL,
 }  # fmt: skip
+PATCH_FIELDS: dict[str, Type] = {"op": STRING, "path": STRING, "from": STRING, "value": DYN}
+"""The fields of a JSONPatch structure."""
 _TYPES = frozenset(("bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type"))
 
 
@@ -56,9 +58,9 @@ class Program:
             raise EvaluationFault("no such overload") from None  # values of types that were not known before
 
 
-def compile_program(text: str, variables: Mapping[str, Type]) -> Program:
-    """Raises SyntaxFault, whose text says where."""
-    compiler = Compiler(text, variables)
+def compile_program(text: str, variables: Mapping[str, Type], *, structures: bool = False) -> Program:
+    """`structures`: objects may be written, as mutations do. Raises SyntaxFault, whose text says where."""
+    compiler = Compiler(text, variables, structures=structures)
     run, kind = compiler.compile(parse(text))
     return Program(text, run, kind, frozenset(compiler.used))
 
@@ -71,8 +73,9 @@ def step(env: Bindings) -> None:
 
 
 class Compiler:
-    def __init__(self, text: str, variables: Mapping[str, Type]) -> None:
+    def __init__(self, text: str, variables: Mapping[str, Type], *, structures: bool = False) -> None:
         self.text = text
+        self.structures = structures
         self.variables = dict(variables)
         self.used: set[str] = set()
 
@@ -192,14 +195,42 @@ class Compiler:
 
     def _list(self, node: Node) -> Compiled:
         parts = [self.compile(part) for part in node.parts]
-        runs = [run for run, _ in parts]
-        return lambda env: [run(env) for run in runs], list_of(_common([kind for _, kind in parts]))
+        rows = [(run, optional) for (run, _), optional in zip(parts, node.value, strict=True)]
+        kinds = [_inner(kind, optional) for (_, kind), optional in zip(parts, node.value, strict=True)]
+        if not any(node.value):
+            return lambda env: [run(env) for run, _ in rows], list_of(_common(kinds))
+        return lambda env: [one for run, optional in rows for one in given(run(env), optional)], list_of(_common(kinds))
 
     def _map(self, node: Node) -> Compiled:
         parts = [self.compile(part) for part in node.parts]
         pairs = list(zip(parts[::2], parts[1::2], strict=True))
-        kind = map_of(_common([key[1] for key, _ in pairs]), _common([value[1] for _, value in pairs]))
-        return lambda env: {key[0](env): value[0](env) for key, value in pairs}, kind
+        rows = [(key[0], value[0], optional) for (key, value), optional in zip(pairs, node.value, strict=True)]
+        kinds = [_inner(value[1], optional) for (_, value), optional in zip(pairs, node.value, strict=True)]
+        kind = map_of(_common([key[1] for key, _ in pairs]), _common(kinds))
+        return lambda env: {key(env): one for key, value, optional in rows for one in given(value(env), optional)}, kind
+
+    def _struct(self, node: Node) -> Compiled:
+        name = node.name
+        patch = name == "JSONPatch"
+        if not self.structures or not (patch or name == "Object" or name.startswith("Object.")):
+            raise self.fail(node, f"undeclared reference to '{name}' (in container '')")
+        parts = [self.compile(part) for part in node.parts]
+        for (field, _), part, (_, kind) in zip(node.value, node.parts, parts, strict=True):
+            if patch and field not in PATCH_FIELDS:
+                raise self.fail(part, f"undefined field '{field}'")
+            if patch and PATCH_FIELDS[field] is STRING and kind.name not in ("string", "dyn"):
+                raise self.fail(part, f"expected type of field '{field}' is 'string' but provided type is '{kind}'")
+        rows = [(field, run, optional) for (field, optional), (run, _) in zip(node.value, parts, strict=True)]
+
+        def run(env: Bindings) -> Any:
+            made = Structure()
+            made.name = name
+            for field, value, optional in rows:
+                for found in given(value(env), optional):
+                    made[field] = found
+            return made
+
+        return run, Type(name)
 
     # -- logic: what one side says may make the other's fault irrelevant
 
@@ -292,6 +323,17 @@ class Compiler:
             check(arguments[-1].value)
         except (ValueError, TypeError, OverflowError):
             raise self.fail(arguments[-1], f"invalid {name} argument") from None
+
+
+def given(value: Any, optional: bool) -> tuple[Any, ...]:
+    """The element of a list, map or object, or nothing where it is an absent optional."""
+    if not optional or not isinstance(value, Optional):
+        return (value,)
+    return (value.value,) if value.present else ()
+
+
+def _inner(kind: Type, optional: bool) -> Type:
+    return kind.parameters[0] if optional and kind.name == "optional_type" else kind
 
 
 def boolean(value: Any) -> bool:

@@ -350,6 +350,9 @@ FORMAT |= {
 }
 
 
+PATCHES: Rows = {"jsonpatch.escapeKey(string) -> string": lambda key: key.replace("~", "~0").replace("/", "~1")}
+
+
 def register_all(register: Callable[[Rows], None]) -> None:
-    for rows in (LISTS, STRINGS, URLS, QUANTITIES, ADDRESSES, SEMVER, FORMAT):
+    for rows in (LISTS, STRINGS, URLS, QUANTITIES, ADDRESSES, SEMVER, FORMAT, PATCHES):
         register(rows)

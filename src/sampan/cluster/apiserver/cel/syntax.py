@@ -21,7 +21,11 @@ class SyntaxFault(ValueError):
 
 
 class Node(NamedTuple):
-    """`kind` is one of literal, ident, select, index, call, list, map, and, or, if; `name` and `value` as it needs."""
+    """`kind` is one of literal, ident, select, index, call, list, map, struct, and, or, if; the rest as it needs.
+
+    The `value` of a list or map says of each part whether it is left out when it is an absent optional; that of a
+    struct holds (field, the same) of each.
+    """
 
     kind: str
     at: int
@@ -165,7 +169,10 @@ class Parser:
 
     def member(self) -> Node:
         node = self.primary()
-        while mark := self.take(".", ".?", "[", "[?"):
+        while mark := self.take(".", ".?", "[", "[?", "{"):
+            if mark.text == "{":
+                node = self.structure(node, mark)
+                continue
             if mark.text[0] == "[":
                 index = self.expression()
                 self.expect("]")
@@ -180,6 +187,26 @@ class Parser:
             else:
                 node = Node("select", mark.at, name, target=node, optional=len(mark.text) == 2)
         return node
+
+    def structure(self, named: Node, start: Token) -> Node:
+        """`Object.spec{replicas: 1}`: the names of the fields are `value`."""
+        name = _path(named)
+        if not name:
+            self.position -= 1
+            self.fail()
+        fields, parts = [], []
+        while not self.take("}"):
+            optional = self.take("?") is not None
+            if self.token.kind != "ident":
+                self.fail()
+            fields.append((self.token.text, optional))
+            self.position += 1
+            self.expect(":")
+            parts.append(self.expression())
+            if not self.take(","):
+                self.expect("}")
+                break
+        return Node("struct", start.at, name, tuple(fields), tuple(parts))
 
     def arguments(self, end: str) -> tuple[Node, ...]:
         found = []
@@ -213,7 +240,7 @@ class Parser:
             self.expect(")")
             return node
         if token.text == "[":
-            return Node("list", token.at, parts=self.arguments("]"))
+            return self.elements(token)
         if token.text == "{":
             return self.entries(token)
         if token.text == ".":
@@ -224,14 +251,36 @@ class Parser:
 
     def entries(self, start: Token) -> Node:
         parts: list[Node] = []
+        optional = []
         while not self.take("}"):
+            optional.append(self.take("?") is not None)
             parts.append(self.expression())
             self.expect(":")
             parts.append(self.expression())
             if not self.take(","):
                 self.expect("}")
                 break
-        return Node("map", start.at, parts=tuple(parts))
+        return Node("map", start.at, value=tuple(optional), parts=tuple(parts))
+
+    def elements(self, start: Token) -> Node:
+        parts, optional = [], []
+        while not self.take("]"):
+            optional.append(self.take("?") is not None)
+            parts.append(self.expression())
+            if not self.take(","):
+                self.expect("]")
+                break
+        return Node("list", start.at, value=tuple(optional), parts=tuple(parts))
+
+
+def _path(node: Node) -> str:
+    """`a.b.c` of selections from a name; nothing for another expression."""
+    if node.kind == "ident":
+        return node.name
+    if node.kind == "select" and node.target is not None and not node.optional:
+        before = _path(node.target)
+        return f"{before}.{node.name}" if before else ""
+    return ""
 
 
 def parse(text: str) -> Node:

@@ -28,6 +28,12 @@ class MapList(list[Any]):
     keys: tuple[str, ...] = ()
 
 
+class Structure(dict[str, Any]):
+    """An object written out, such as `Object.spec{replicas: 1}`; `name` is that of its type."""
+
+    name: str = ""
+
+
 @dataclass(frozen=True)
 class Optional:
     present: bool

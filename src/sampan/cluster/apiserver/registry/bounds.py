@@ -102,7 +102,7 @@ class LimitRange(TableStrategy):
                     text = detail.format(texts[low], texts[high])
                     faults.invalid(f"{where}.{field}[{name}]", texts[shown or field], text)
             if name in ratio:
-                at, text = f"{where}.maxLimitRequestRatio[{name}]", texts["maxLimitRequestRatio"]
+                at, text = f"{where}.maxLimitRequestRatio[{name}]", str(texts["maxLimitRequestRatio"])
                 if ratio[name] < 1:
                     faults.invalid(at, text, f"ratio {text} is less than 1")
                 if least.get(name) and name in most and ratio[name] > most[name] / least[name]:

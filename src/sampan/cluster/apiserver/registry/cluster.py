@@ -221,7 +221,9 @@ class PriorityClass(TableStrategy):
             faults.forbidden("value", "maximum allowed value of a user defined priority is 1000000000")
         if name.startswith("system-") and name not in ("system-cluster-critical", "system-node-critical"):
             faults.forbidden(
-                "metadata.name", "priority class names with 'system-' prefix are reserved for system use only"
+                "metadata.name",
+                "priority class names with 'system-' prefix are reserved for system use only. error:"
+                f" {name} is not a known system priority class",
             )
         faults.one_of("preemptionPolicy", obj.get("preemptionPolicy"), ("PreemptLowerPriority", "Never"))
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
-from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
+from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, maps, sub
 from sampan.kube.objects import Object
 
 
@@ -99,8 +99,46 @@ class Binding(TableStrategy):
             )
 
 
+OPERATIONS = ("*", "CONNECT", "CREATE", "UPDATE")
+"""What a mutating policy may be about."""
+
+
+def _only_writes(faults: Faults, rules: Object, path: str) -> None:
+    for rule in maps(rules.get("resourceRules")):
+        for operation in rule.get("operations") or ():
+            faults.one_of(f"{path}.resourceRules.operations", operation, OPERATIONS)
+
+
+class MutatingPolicy(TableStrategy):
+    rows: ClassVar[Rows] = Policy.rows
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        from sampan.cluster.apiserver.admission.checks import mutating_policy
+
+        spec = sub(obj, "spec")
+        constraints = spec.get("matchConstraints")
+        if constraints is None:
+            faults.required("spec.matchConstraints")
+        else:
+            if not constraints.get("resourceRules"):
+                faults.required("spec.matchConstraints.resourceRules")
+            _only_writes(faults, constraints, "spec.matchConstraints")
+        faults.one_of("spec.failurePolicy", spec.get("failurePolicy"), ("Fail", "Ignore"))
+        mutating_policy(faults, spec)
+        faults.one_of("spec.reinvocationPolicy", spec.get("reinvocationPolicy"), ("IfNeeded", "Never"))
+
+
+class MutatingBinding(Binding):
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec = sub(obj, "spec")
+        faults.name("spec.policyName", spec.get("policyName"), DNS_SUBDOMAIN)
+        _only_writes(faults, sub(spec, "matchResources"), "spec.matchResources")
+
+
 _ADMISSION = "admissionregistration.k8s.io"
 STRATEGIES = {
+    (_ADMISSION, "MutatingAdmissionPolicy"): MutatingPolicy(),
+    (_ADMISSION, "MutatingAdmissionPolicyBinding"): MutatingBinding(),
     (_ADMISSION, "ValidatingAdmissionPolicy"): Policy(),
     (_ADMISSION, "ValidatingAdmissionPolicyBinding"): Binding(),
     (_ADMISSION, "MutatingWebhookConfiguration"): Mutating(),
