@@ -165,11 +165,11 @@ class Node:
         chunks = [chunk async for chunk in self.kubelet.logs("default", name, LogOptions(**options))]
         return b"".join(chunks).decode()
 
-    async def says(self, name: str, words: str) -> None:
+    async def says(self, name: str, words: str, **options: Any) -> None:
         text = ""
         for _ in range(500):
             with contextlib.suppress(ApiError):
-                text = await self.text(name)
+                text = await self.text(name, **options)
             if words in text:
                 return
             await asyncio.sleep(0.02)

@@ -220,7 +220,9 @@ async def test_the_end_is_orderly(node: Any) -> None:
     mark = node.directory / "mark"
     script = f"trap 'echo term >> {mark}; exit 5' TERM; echo up; while :; do sleep 0.02; done"
     lifecycle = {"preStop": {"exec": {"command": ["sh", "-c", f"echo prestop >> {mark}"]}}}
-    await node.pod("end", shell(script, lifecycle=lifecycle))
+    here = [{"name": "here", "hostPath": {"path": str(node.directory)}}]
+    mounted = [{"name": "here", "mountPath": str(node.directory)}]
+    await node.pod("end", shell(script, lifecycle=lifecycle, volumeMounts=mounted), volumes=here)
     await node.says("end", "up")
     await node.until(lambda: node.ready("end"))
     await node.client.delete(kinds.POD, "end", "default")

@@ -15,6 +15,7 @@ from typing import Any
 
 from sampan.cluster.kubelet import environment, plain, probes
 from sampan.cluster.kubelet.cgroups import Group
+from sampan.cluster.kubelet.identity import identity
 from sampan.cluster.kubelet.images import Image, ImageError, default_path
 from sampan.cluster.kubelet.mounts import Mount
 from sampan.cluster.kubelet.node import Services
@@ -25,6 +26,7 @@ from sampan.cluster.kubelet.zygote import Container
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import Object, now
 
+TMP = "/tmp"  # noqa: S108 - the path in the container
 BACKOFF_FIRST, BACKOFF_MAX = 10.0, 300.0
 BACKOFF_RESET = 600.0
 UNKNOWN_EXIT = {"exitCode": 137, "reason": "ContainerStatusUnknown"}
@@ -209,10 +211,14 @@ class ContainerRunner:
             raise OSError(f'image "{image.image}" has no entrypoint and the container no command')
         mounts = self.volumes.mounts(self.spec, values)
         mounts += self._anonymous(image, {mount.target for mount in mounts})
-        mounts += _uncovered(image, mounts)
+        cwd = self.spec.get("workingDir") or image.directory or "/"
+        if not self.services.capabilities.namespaces and not any(mount.target == TMP for mount in mounts):
+            mounts.append(Mount(str(self._scratch("tmp")), TMP))
+            mounts += _uncovered(image, mounts, cwd)
+        else:
+            mounts += _uncovered(image, mounts)
         scratch = self.directory / "root"
         scratch.mkdir(parents=True, exist_ok=True)
-        cwd = self.spec.get("workingDir") or image.directory or "/"
         isolated = not self.services.capabilities.namespaces
         if isolated:
             mounts += plain.own_files(self.directory.parent, resolver=self.network is not None)
@@ -236,6 +242,7 @@ class ContainerRunner:
             stdin_once=bool(self.spec.get("stdinOnce")),
             tty=bool(self.spec.get("tty")),
             namespaces=isolated,
+            identity=identity(pod, self.spec, image, namespaces=isolated),
             groups=self._enter_group(pod),
         )
         self._prune_logs()
@@ -249,11 +256,16 @@ class ContainerRunner:
         mounts = []
         for target in image.volumes:
             if target not in taken:
-                source = self.directory / "volumes" / target.strip("/").replace("/", "~")
-                source.mkdir(parents=True, exist_ok=True)
-                source.chmod(0o777)
+                source = self._scratch(f"volumes/{target.strip('/').replace('/', '~')}")
                 mounts.append(Mount(str(source), target))
         return mounts
+
+    def _scratch(self, name: str) -> Path:
+        """A directory that anybody in the container may write."""
+        path: Path = self.directory / name
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o1777)
+        return path
 
     def _base(self, pod: Object, image: Image) -> dict[str, str]:
         host, _, port = self.services.api_address.rpartition(":")
@@ -423,10 +435,10 @@ class ContainerRunner:
             self.services.recorder.warning(self.pod(), "FailedPreStopHook", f"PreStopHook failed: {hook.result()}")
 
 
-def _uncovered(image: Image, mounts: list[Mount]) -> list[Mount]:
-    """The image's own files where a volume would cover them: a project below /tmp, say, under an emptyDir at /tmp."""
+def _uncovered(image: Image, mounts: list[Mount], *more: str) -> list[Mount]:
+    """The image's own files, and `more` paths, where a volume would cover them: a project below /tmp, say."""
     # sys.path: entry programs and warm parents import this package from wherever it is installed
-    own = {image.directory, *image.env.get("PYTHONPATH", "").split(":"), sys.prefix, sys.base_prefix, *sys.path}
+    own = {*more, image.directory, *image.env.get("PYTHONPATH", "").split(":"), sys.prefix, sys.base_prefix, *sys.path}
     own -= {"", "/"}
     covering = [mount.target for mount in mounts if not mount.readonly]
     hidden = {path for path in own if any(path.startswith(target + "/") for target in covering)}

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 STOP_GRACE = 10.0
 HOSTS_DEBOUNCE = 0.02
+EVICTION_ROUNDS = 3  # of measuring, between looks at volumes that have a size
 
 
 class Kubelet:
@@ -209,6 +210,7 @@ class Kubelet:
     # Usage
 
     async def _measure(self) -> None:
+        rounds = 0
         while True:
             await asyncio.sleep(usage.INTERVAL)
             running = {
@@ -224,6 +226,9 @@ class Kubelet:
                 meter.sample()
                 await self._enforce_memory(running[pid], meter)
                 await asyncio.sleep(0)
+            if (rounds := rounds + 1) % EVICTION_ROUNDS == 0:
+                for worker in list(self._workers.values()):
+                    await worker.evict_if_overfull()
 
     async def _enforce_memory(self, runner: ContainerRunner, meter: usage.Meter) -> None:
         limit = ((runner.spec.get("resources") or {}).get("limits") or {}).get("memory")

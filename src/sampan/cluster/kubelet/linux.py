@@ -33,6 +33,7 @@ NR_PIVOT_ROOT = 155 if _X86 else 41
 NR_SECCOMP = 317 if _X86 else 277
 NR_BIND = 49 if _X86 else 200
 NR_PIDFD_GETFD = 438
+NR_MOUNT_SETATTR = 442
 AUDIT_ARCH = 0xC000003E if _X86 else 0xC00000B7
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -74,6 +75,20 @@ def mount(source: str, target: str, kind: str | None = None, flags: int = 0, dat
         source.encode(), target.encode(), kind.encode() if kind else None, ctypes.c_ulong(flags), encoded
     )
     _check(result, f"mount {target}")
+
+
+def set_readonly(target: str, *, readonly: bool, recursive: bool) -> None:
+    """Mounts at (and below) `target` read-only, or writable again. OSError before Linux 5.12."""
+    attributes = (ctypes.c_uint64 * 4)(int(readonly), int(not readonly), 0, 0)
+    syscall(
+        NR_MOUNT_SETATTR,
+        ctypes.c_int(-100),
+        target.encode(),
+        ctypes.c_uint(0x8000 if recursive else 0),
+        ctypes.byref(attributes),
+        ctypes.c_size_t(32),
+        what=f"mount_setattr {target}",
+    )
 
 
 def unmount(target: str, flags: int = 0) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -18,13 +19,17 @@ class LogWriter:
     """Turns the raw output of one container start into a log file. Used by its supervisor."""
 
     def __init__(self, directory: Path, start: int, limit: int = MAX_BYTES) -> None:
-        self.path = directory / f"{start}.log"
+        # By descriptor: a volume may come to cover the path.
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._name = f"{start}.log"
         self.limit = limit
         self._rest: dict[str, bytes] = {"stdout": b"", "stderr": b""}
         self._open()
 
     def _open(self) -> None:
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(
+            self._name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=self._directory
+        )
         self._size = os.fstat(self._fd).st_size
 
     def write(self, stream: str, data: bytes) -> None:
@@ -56,10 +61,9 @@ class LogWriter:
     def _rotate(self) -> None:
         os.close(self._fd)
         for number in range(KEEP - 1, 0, -1):
-            older = self.path.with_name(f"{self.path.name}.{number}")
-            newer = self.path if number == 1 else self.path.with_name(f"{self.path.name}.{number - 1}")
-            if newer.exists():
-                newer.replace(older)
+            newer = self._name if number == 1 else f"{self._name}.{number - 1}"
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(newer, f"{self._name}.{number}", src_dir_fd=self._directory, dst_dir_fd=self._directory)
         self._open()
 
     def close(self) -> None:
@@ -67,6 +71,7 @@ class LogWriter:
             if rest:
                 self._append(b"%s %s P %s\n" % (_stamp(), stream.encode(), rest))
         os.close(self._fd)
+        os.close(self._directory)
 
 
 def _stamp() -> bytes:

@@ -7,6 +7,7 @@ place and every child is bound (or, for a symlink, made again) inside it. Splitt
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -24,8 +25,9 @@ class Mount(Struct, frozen=True):
     readonly: bool = False
 
 
-def apply(mounts: list[Mount], scratch: str) -> None:
+def apply(mounts: list[Mount], scratch: str, *, readonly_root: bool = False) -> None:
     """Perform `mounts` in the caller's private mount namespace. `scratch`: an empty directory for a new root.
+    `readonly_root`: nothing but they (and /dev/shm) can be written.
 
     Raises OSError naming the path that failed.
     """
@@ -33,7 +35,8 @@ def apply(mounts: list[Mount], scratch: str) -> None:
     # Sources are held open: once targets are covered their paths may lead elsewhere.
     opened = [(os.open(m.source, os.O_PATH | os.O_CLOEXEC), m) for m in mounts]
     split: set[str] = set()
-    if any(not os.path.lexists("/" + m.target.strip("/").split("/")[0]) for m in mounts):
+    # A new root for a read-only one too: what we have open for writing lies on the old one.
+    if readonly_root or any(not os.path.lexists("/" + m.target.strip("/").split("/")[0]) for m in mounts):
         _new_root(scratch)
         split.add("/")
     for fd, mount in sorted(opened, key=lambda pair: pair[1].target.rstrip("/").count("/")):
@@ -43,6 +46,11 @@ def apply(mounts: list[Mount], scratch: str) -> None:
     if "/" in split:  # only now: a mount can be bound only while its tree is attached
         linux.unmount("/.old", linux.MNT_DETACH)
         Path("/.old").rmdir()
+    if readonly_root:
+        linux.set_readonly("/", readonly=True, recursive=True)
+        for target in ["/dev/shm", *(mount.target for mount in mounts if not mount.readonly)]:  # noqa: S108
+            with contextlib.suppress(OSError):  # read-only on the machine
+                linux.set_readonly(os.path.realpath(target), readonly=False, recursive=False)
 
 
 def _new_root(scratch: str) -> None:

@@ -260,6 +260,14 @@ class PodWorker:
         await asyncio.sleep(max(0.0, seconds - spent))
         await self._fail("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
 
+    async def evict_if_overfull(self) -> None:
+        """An emptyDir beyond its sizeLimit ends the pod."""
+        if not self.initialized or self.failure is not None or self.over or self._terminating:
+            return
+        if message := await asyncio.to_thread(self.volumes.overfull, self.pod):
+            self.services.recorder.warning(self.pod, "Evicted", message)
+            await self._fail("Evicted", message)
+
     async def _fail(self, reason: str, message: str) -> None:
         self.failure = (reason, message)
         self._dirty.set()

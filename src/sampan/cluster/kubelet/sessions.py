@@ -95,6 +95,9 @@ async def _exec_tty(container: Container, request: ExecRequest, streams: ExecStr
     master, slave = os.openpty()
     try:
         session = await container.exec(request.command, (slave, slave, slave), tty=True)
+    except asyncio.CancelledError:
+        os.close(master)
+        raise
     except OSError as error:
         os.close(master)
         raise ApiError(500, "InternalError", f"error executing command in container: {error}") from error

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from sampan.cluster.kubelet import bindfilter, cgroups, linux, mounts, warm, wire
+from sampan.cluster.kubelet.identity import Identity
 from sampan.cluster.kubelet.logfile import LogWriter
 
 CHUNK = 65536
@@ -45,6 +46,7 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     stdin_once: bool = False
     tty: bool = False
     namespaces: bool = True
+    identity: Identity = Identity()
     groups: list[str] = []  # cgroup.procs files that the container's processes enter
 
 
@@ -102,7 +104,7 @@ class _Supervisor:
                 os.close(fd)
             linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS)
             linux.set_hostname(self.spec.hostname)
-            mounts.apply(self.spec.mounts, self.spec.scratch)
+            mounts.apply(self.spec.mounts, self.spec.scratch, readonly_root=self.spec.identity.readonly_root)
         else:
             linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
         ours, theirs = socket.socketpair()
@@ -166,6 +168,8 @@ class _Supervisor:
                 self._install_filter(link)
             _attach_stdio(stdio, self.spec.tty)
             os.chdir(self.spec.cwd)
+            self.spec.identity.assume()
+            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user clears it
             program = Program(
                 self.spec.argv, self.spec.env, warm.plan(self.spec.argv, self.spec.env) if self.spec.warm else None
             )
@@ -295,8 +299,9 @@ class _Supervisor:
             os.chdir("/")
             _must_exist(message["argv"][0], env)
             pid = os.fork()
-        except OSError as error:
-            wire.send(session, {"error": str(error)})
+        except (OSError, ValueError, IndexError) as error:
+            with contextlib.suppress(OSError):  # whoever asked may be gone already
+                wire.send(session, {"error": str(error)})
             session.close()
             for fd in set(fds[1:]):
                 os.close(fd)
@@ -310,6 +315,8 @@ class _Supervisor:
                 _attach_stdio((fds[1], fds[2], fds[3]), bool(message["tty"]))
                 with contextlib.suppress(OSError):
                     os.chdir(self.spec.cwd)
+                self.spec.identity.assume()
+                linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
                 _reset()
                 execute(message["argv"], env)
             except BaseException as error:
@@ -318,7 +325,8 @@ class _Supervisor:
         for fd in set(fds[1:]):
             os.close(fd)
         self.sessions[pid] = session
-        wire.send(session, {"pid": pid})
+        with contextlib.suppress(OSError):  # the end of the session will be read next
+            wire.send(session, {"pid": pid})
         self.readers[session.fileno()] = lambda: self._session_closed(pid, session)
 
     def _session_closed(self, pid: int, session: socket.socket) -> None:
@@ -336,6 +344,9 @@ class _Supervisor:
                 os.close(source)
             else:
                 self.readers[source] = lambda: self._feed(source)
+        else:
+            for fd in fds[2:]:
+                os.close(fd)
 
     def _feed(self, source: int) -> None:
         data = os.read(source, CHUNK)

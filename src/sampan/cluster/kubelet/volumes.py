@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sampan.cluster.kubelet import environment
+from sampan.cluster.kubelet.identity import own_volume, used
 from sampan.cluster.kubelet.mounts import Mount
 from sampan.cluster.kubelet.source import ConfigError, Source
 from sampan.kube.objects import Object
+from sampan.kube.quantity import to_bytes
 
 Files = dict[str, tuple[bytes, int]]
 """Relative path -> (content, mode)."""
@@ -42,7 +44,9 @@ class Volumes:
     async def prepare(self, pod: Object) -> None:
         """Make every volume. Raises ConfigError or OSError; may be called again."""
         for volume in pod["spec"].get("volumes") or ():
-            self._paths[volume["name"]] = await self._prepare(pod, volume)
+            self._paths[volume["name"]] = path = await self._prepare(pod, volume)
+            if not volume.get("hostPath"):
+                own_volume(path, pod)
 
     async def update(self, pod: Object) -> None:
         """Write new contents of volumes that follow other objects."""
@@ -63,7 +67,7 @@ class Volumes:
             token = await self._source.token(namespace, account, "", TOKEN_SECONDS, pod)
         except (ConfigError, OSError):
             return
-        files = {"token": (token.encode(), 0o600), "ca.crt": (ca, 0o644), "namespace": (namespace.encode(), 0o644)}
+        files = {"token": (token.encode(), 0o644), "ca.crt": (ca, 0o644), "namespace": (namespace.encode(), 0o644)}
         write_atomically(self._access, files)
 
     def mounts(self, container: Object, values: dict[str, str]) -> list[Mount]:
@@ -86,6 +90,15 @@ class Volumes:
         if self._access.exists() and not any(mount.target == ACCESS_PATH for mount in found):
             found.append(Mount(str(self._access), ACCESS_PATH, True))
         return found
+
+    def overfull(self, pod: Object) -> str:
+        """Why the pod is to be evicted, in the kubelet's words; empty if it is not."""
+        for volume in pod["spec"].get("volumes") or ():
+            limit = (volume.get("emptyDir") or {}).get("sizeLimit")
+            path = self._paths.get(volume["name"])
+            if limit and path is not None and used(path) > to_bytes(str(limit)) > 0:
+                return f'Usage of EmptyDir volume "{volume["name"]}" exceeds the limit "{limit}". '
+        return ""
 
     def remove_memory(self) -> None:
         """What lies in memory does not outlive the node, as after a reboot."""

@@ -70,7 +70,10 @@ class Container:
                     self.pid = message["pid"]
                     self._started.set_result(None)
                 elif "error" in message:
-                    self._started.set_exception(OSError(message["error"]))
+                    error = OSError(message["error"])
+                    if self._started.done():
+                        raise error
+                    self._started.set_exception(error)
                 elif "exit" in message:
                     self.exit_code, self.signal = message["exit"], message["signal"]
                     break
@@ -124,6 +127,9 @@ class Container:
         except (asyncio.IncompleteReadError, OSError):
             session.close()
             raise OSError("the container is not running") from None
+        except asyncio.CancelledError:  # which ends the command
+            session.close()
+            raise
         if "error" in answer:
             session.close()
             raise OSError(answer["error"])
