@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sampan.cluster.apiserver.strategy import User
-from sampan.kube.errors import unauthorized
+from sampan.kube.errors import ApiError
 from sampan.kube.objects import Object
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ AUTHENTICATED = "system:authenticated"
 UNAUTHENTICATED = "system:unauthenticated"
 ADMIN = User("system:admin", (MASTERS, AUTHENTICATED))
 ANONYMOUS = User("system:anonymous", (UNAUTHENTICATED,))
+
+
+class TokenFault(ApiError):
+    """401. `why` is what a TokenReview says of a token that was good once; clients are not told."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(401, "Unauthorized", "Unauthorized")
+        self.why = why
 
 
 def service_account_user(namespace: str, name: str, uid: str = "") -> User:
@@ -69,25 +77,34 @@ class Authenticator:
             if hmac.compare_digest(known.encode(), token.encode()):
                 return user, audiences
         claims = self._claims(token)
-        common = tuple(one for one in claims.get("aud", ()) if one in audiences)
-        if not common or claims.get("iss") != ISSUER or claims.get("exp", 0) < time.time():
-            raise unauthorized()
+        given = claims.get("aud", ())
+        common = tuple(one for one in given if one in audiences)
+        if claims.get("iss") != ISSUER:
+            raise TokenFault()
+        if claims.get("exp", 0) < time.time():
+            raise TokenFault("service account token has expired")
+        if not common:
+            have, want = (" ".join(f'"{one}"' for one in row) for row in (given, audiences))
+            raise TokenFault(f"token audiences [{have}] is invalid for the target audiences [{want}]")
         bound = claims.get("kubernetes.io") or {}
         namespace = str(bound.get("namespace"))
         account = bound.get("serviceaccount") or {}
         extra: dict[str, list[str]] = {}
+        if claims.get("jti"):
+            extra["authentication.kubernetes.io/credential-id"] = [f"JTI={claims['jti']}"]
         for kind, reference in (
             ("ServiceAccount", account),
             ("Pod", bound.get("pod")),
             ("Secret", bound.get("secret")),
+            ("Node", bound.get("node")),
         ):
             if reference is None:
                 continue
             found = self._find(kind, namespace, str(reference.get("name")))
             if found is None or found["metadata"].get("uid") != reference.get("uid"):
-                raise unauthorized()
+                raise TokenFault("service account token has been invalidated")
             if kind == "Pod":
-                extra = {
+                extra |= {
                     "authentication.kubernetes.io/pod-name": [reference["name"]],
                     "authentication.kubernetes.io/pod-uid": [reference["uid"]],
                 }
@@ -108,12 +125,12 @@ class Authenticator:
             header = msgspec.json.decode(_unbase64(head))
             raw = _unbase64(signature)
             if header.get("alg") != "ES256" or len(raw) != 64:
-                raise unauthorized()
+                raise TokenFault()
             encoded = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
             self._signing_key().public_key().verify(encoded, f"{head}.{body}".encode(), ec.ECDSA(hashes.SHA256()))
             claims = msgspec.json.decode(_unbase64(body), type=dict[str, Any])
         except (ValueError, AttributeError, msgspec.MsgspecError, binascii.Error, InvalidSignature):
-            raise unauthorized() from None
+            raise TokenFault() from None
         if len(self._verified) > 1000:
             self._verified.clear()
         self._verified[token] = claims

@@ -1,10 +1,15 @@
-"""Acting as somebody else (`kubectl --as`): the headers `Impersonate-*`, each of which RBAC must allow."""
+"""Acting as somebody else (`kubectl --as`): the headers `Impersonate-*`, each of which RBAC must allow.
+
+Leave is the verb `impersonate`. Leave for single requests (`impersonate-on:...`, KEP 5284) is not served.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote
+
+import msgspec
 
 from sampan.cluster.apiserver.authentication import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, service_account_user
 from sampan.cluster.apiserver.authorization import Attributes, Authorizer
@@ -16,7 +21,9 @@ GROUP = "authentication.k8s.io"
 EXTRA = "impersonate-extra-"
 
 
-def acting_as(user: User, headers: Mapping[str, str], authorizer: Authorizer) -> User:
+def acting_as(
+    user: User, headers: Mapping[str, str], authorizer: Authorizer, request: Callable[[], Attributes]
+) -> User:
     """Who the user asks to act as; themselves when they do not. Raises ApiError 403, 400 without a user."""
     name, uid = headers.get("impersonate-user", ""), headers.get("impersonate-uid", "")
     groups = _values(headers.get("impersonate-group", ""))
@@ -37,7 +44,10 @@ def acting_as(user: User, headers: Mapping[str, str], authorizer: Authorizer) ->
         asked.append(Attributes("impersonate", GROUP, "uids", name=uid))
     for what in asked:
         if authorizer.allowed(user, what) is None:
-            raise refusal(user, what)
+            # Upstream asks first for leave to act as somebody in this one request, and tells of that.
+            mode = "serviceaccount" if account else "user-info"
+            wanted = request()
+            raise refusal(user, msgspec.structs.replace(wanted, verb=f"impersonate-on:{mode}:{wanted.verb}"))
     if account and not groups:
         groups = list(service_account_user(*account).groups)
     mark = UNAUTHENTICATED if name == ANONYMOUS.name else AUTHENTICATED

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sampan.cluster.apiserver import decode
-from sampan.cluster.apiserver.authentication import AUDIENCE
+from sampan.cluster.apiserver import decode, patching
+from sampan.cluster.apiserver.authentication import AUDIENCE, TokenFault
 from sampan.cluster.apiserver.authorization import Attributes
 from sampan.cluster.apiserver.call import Answer, Call
+from sampan.cluster.apiserver.review_checks import check
 from sampan.cluster.apiserver.strategy import User
-from sampan.kube.errors import ApiError, bad_request, method_not_allowed
+from sampan.kube.errors import bad_request, method_not_allowed
 from sampan.kube.objects import Object, now
 
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
+
+
+OWN_ANSWER = {"SelfSubjectReview", "SelfSubjectRulesReview"}
 
 
 def _user_info(user: User) -> Object:
@@ -27,8 +31,6 @@ def _user_info(user: User) -> Object:
 
 def _attributes(spec: Object) -> Attributes:
     asked, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
-    if (asked is None) == (path is None):
-        raise bad_request("exactly one of nonResourceAttributes or resourceAttributes must be specified")
     if asked is None:
         path = path or {}
         return Attributes(verb=str(path.get("verb") or "").lower(), path=str(path.get("path") or "/"))
@@ -53,26 +55,40 @@ class Reviews:
         if answer is None:
             raise method_not_allowed("create", kind.resource.plural)
         spec = obj.get("spec") or {}
-        obj["status"] = answer(self, call, spec)
-        obj["metadata"].setdefault("creationTimestamp", None)
+        given = obj["metadata"].get("namespace")
+        if given and given != (call.namespace or given):
+            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+        if call.namespace:
+            obj["metadata"]["namespace"] = call.namespace
+        elif kind.resource.kind != "LocalSubjectAccessReview":
+            obj["metadata"].pop("namespace", None)
+        if kind.resource.kind.endswith("AccessReview"):
+            check(kind.resource.kind, obj, call.namespace or "")
+        status = answer(self, call, spec)
+        if kind.resource.kind in OWN_ANSWER:  # an object of the server's own, not the client's with a status
+            stamp = {"creationTimestamp": now()} if kind.resource.kind == "SelfSubjectReview" else {}
+            named = {"kind": obj["kind"], "apiVersion": obj["apiVersion"], "metadata": stamp}
+            return Answer(201, obj={**named, **({} if stamp else {"spec": {}}), "status": status})
+        patching.track(None, obj, kind.schema, call.field_manager, None)
+        obj["status"] = status
         return Answer(201, obj=obj)
 
     def _access(self, user: User, spec: Object) -> Object:
         reason = self.server.authorizer.allowed(user, _attributes(spec))
-        return {"allowed": True, "reason": reason} if reason else {"allowed": False}
+        if reason is None:
+            return {"allowed": False}
+        return {"allowed": True, "reason": reason} if reason else {"allowed": True}
 
     def _self_access(self, call: Call, spec: Object) -> Object:
         return self._access(call.user, spec)
 
     def _subject_access(self, call: Call, spec: Object) -> Object:
-        if not spec.get("user") and not spec.get("groups"):
-            raise ApiError(
-                422, "Invalid", 'spec.user: Invalid value: "": at least one of user or group must be specified'
-            )
         return self._access(User(spec.get("user") or "", tuple(spec.get("groups") or ())), spec)
 
     def _rules(self, call: Call, spec: Object) -> Object:
-        rules = self.server.authorizer.rules(call.user, spec.get("namespace") or "default")
+        if not spec.get("namespace"):
+            raise bad_request("no namespace on request")
+        rules = self.server.authorizer.rules(call.user, spec["namespace"])
         return {
             "resourceRules": [rule for rule in rules if "resources" in rule],
             "nonResourceRules": [rule for rule in rules if "nonResourceURLs" in rule],
@@ -84,10 +100,15 @@ class Reviews:
 
     def _token(self, call: Call, spec: Object) -> Object:
         audiences = tuple(spec.get("audiences") or (AUDIENCE,))
+        if not spec.get("token"):
+            raise bad_request("token is required for TokenReview in authentication")
         try:
-            user, good = self.server.authenticator.token_user(str(spec.get("token") or ""), audiences)
-        except ApiError:
-            return {"authenticated": False, "user": {}, "error": "the token is not valid"}
+            user, good = self.server.authenticator.token_user(str(spec["token"]), audiences)
+        except TokenFault as fault:
+            return {
+                "user": {},
+                "error": f"[invalid bearer token, {fault.why}]" if fault.why else "invalid bearer token",
+            }
         return {"authenticated": True, "user": _user_info(user), "audiences": list(good)}
 
 

@@ -151,7 +151,7 @@ class ApiServer:
             return Answer(encoded=b"ok", content_type="text/plain; charset=utf-8")
         self.route(call)
         if call.kind is None:
-            self.authorize(call, Attributes(call.method.lower().replace("head", "get"), path=call.path))
+            self.authorize(call, self.attributes(call))
             if call.method not in {"GET", "HEAD"}:
                 raise ApiError(
                     405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
@@ -160,16 +160,7 @@ class ApiServer:
             if answer is None:
                 raise path_not_found()
             return answer
-        resource = call.kind.resource
-        what = Attributes(
-            verb=call.verb,
-            group=resource.group,
-            resource=resource.plural,
-            subresource=call.subresource or "",
-            namespace=call.namespace or "",
-            name=call.name,
-        )
-        self.authorize(call, what)
+        self.authorize(call, self.attributes(call))
         try:
             answer = await self._dispatch(call)
             if call.kind.converter is not None:
@@ -181,6 +172,21 @@ class ApiServer:
         if call.kind.table == DEFINITIONS and call.method not in {"GET", "HEAD"}:
             self.definitions.sync()
         return answer
+
+    @staticmethod
+    def attributes(call: Call) -> Attributes:
+        """What is asked for, of a call that `route` has understood."""
+        if call.kind is None:
+            return Attributes(call.method.lower().replace("head", "get"), path=call.path)
+        resource = call.kind.resource
+        return Attributes(
+            verb=call.verb,
+            group=resource.group,
+            resource=resource.plural,
+            subresource=call.subresource or "",
+            namespace=call.namespace or "",
+            name=call.name,
+        )
 
     def authorize(self, call: Call, what: Attributes) -> None:
         if self.authorizer.allowed(call.user, what) is not None:
@@ -200,6 +206,10 @@ class ApiServer:
             call.namespace, rest = rest[1], rest[2:]
         kind = self.catalog.find(group, version, rest[0])
         if kind is None or len(rest) > 3 or not all(rest):
+            # Who may not ask does not learn whether there is such a kind.
+            named = (*rest[1:3], "", "")
+            verb = VERBS.get(call.method, ("", ""))[1 if named[0] else 0] or call.method.lower()
+            self.authorize(call, Attributes(verb, group, rest[0], named[1], call.namespace or "", named[0]))
             raise self._unknown(group, version, rest[0])
         if call.namespace and not kind.resource.namespaced:
             raise path_not_found()

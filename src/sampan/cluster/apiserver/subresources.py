@@ -20,8 +20,6 @@ from sampan.kube.transport import APPLY_PATCH, MERGE_PATCH
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
 
-MIN_TOKEN_SECONDS = 600
-
 
 def _lookup(obj: Any, path: tuple[str, ...]) -> Any:
     for step in path:
@@ -207,55 +205,9 @@ class Subresources:
     # -- others
 
     async def _token(self, call: Call) -> Answer:
-        account = self.server.reader.entry(call).object
-        request = decode.read_part(call)
-        spec = request.get("spec") or {}
-        seconds = spec.get("expirationSeconds")
-        seconds = 3600 if seconds is None else seconds
-        if (
-            isinstance(seconds, bool)
-            or not isinstance(seconds, int)
-            or seconds < MIN_TOKEN_SECONDS
-            or seconds > 1 << 32
-        ):
-            message = f"Invalid value: {seconds}: may not specify a duration less than 10 minutes"
-            raise invalid(
-                "TokenRequest", call.name, [Cause("spec.expirationSeconds", message)], "authentication.k8s.io"
-            )
-        audiences = spec.get("audiences") or []
-        if not isinstance(audiences, list) or any(not isinstance(one, str) for one in audiences):
-            raise bad_request("spec.audiences must be a list of strings")
-        bound = None
-        reference = spec.get("boundObjectRef")
-        if reference:
-            bound = self._bound(call, reference)
-        token, expiry = self.server.authenticator.issue(account, tuple(audiences), seconds, bound)
-        request["status"] = {
-            "token": token,
-            "expirationTimestamp": datetime.fromtimestamp(expiry, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        request["spec"] = {
-            **spec,
-            "expirationSeconds": seconds,
-            "audiences": audiences or ["https://kubernetes.default.svc.cluster.local"],
-        }
-        request["metadata"] = {"name": call.name, "namespace": call.namespace, "creationTimestamp": now()}
-        request.setdefault("kind", "TokenRequest")
-        request.setdefault("apiVersion", "authentication.k8s.io/v1")
-        return Answer(201, obj=request)
+        from sampan.cluster.apiserver.tokens import request_token
 
-    def _bound(self, call: Call, reference: Any) -> dict[str, Any]:
-        if not isinstance(reference, dict) or reference.get("kind") not in {"Pod", "Secret"}:
-            raise bad_request("spec.boundObjectRef must name a Pod or a Secret")
-        resource = kinds.POD if reference["kind"] == "Pod" else kinds.SECRET
-        name = str(reference.get("name") or "")
-        found = self.server.peek(resource, name, call.namespace)
-        if found is None:
-            raise not_found(resource.plural, name)
-        uid = found["metadata"]["uid"]
-        if reference.get("uid") and reference["uid"] != uid:
-            raise conflict("serviceaccounts/token", call.name, "the UID in the bound object reference does not match")
-        return {reference["kind"].lower(): {"name": name, "uid": uid}}
+        return request_token(self.server, call)
 
     async def _finalize(self, call: Call) -> Answer:
         wanted = self.server.writer.read_object(call)

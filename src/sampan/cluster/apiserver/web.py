@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from sampan.cluster.apiserver import table
 from sampan.cluster.apiserver.authorization import Attributes
 from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.http import HttpRequest, HttpServer, Response, StreamResponse
+from sampan.cluster.apiserver.strategy import User
 from sampan.kube.errors import ApiError, internal
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Web:
         if any(name.startswith("impersonate-") for name in headers):
             from sampan.cluster.apiserver.impersonation import acting_as
 
-            user = acting_as(user, headers, self.server.authorizer)
+            user = acting_as(user, headers, self.server.authorizer, lambda: self._asked(request, user))
         return Call(
             request.method,
             request.path,
@@ -83,6 +85,13 @@ class Web:
             if_none_match=headers.get("if-none-match", ""),
             encoded=True,
         )
+
+    def _asked(self, request: HttpRequest, user: User) -> Attributes:
+        """What a request is for, as far as can be told before it is handled."""
+        probe = Call(request.method, request.path, dict(reversed(request.query)), user)
+        with contextlib.suppress(ApiError):
+            self.server.route(probe)
+        return self.server.attributes(probe)
 
     async def _upgrade(self, request: HttpRequest, call: Call) -> bool:
         """Hand an exec, attach or port-forward over; False when the path is something else."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sampan.cluster.authorization.bootstrap_system import SYSTEM
 from sampan.cluster.authorization.rbac import MASTERS, effective_rules
 from sampan.kube.objects import Object
 
@@ -22,26 +23,33 @@ _READ = "get list watch"
 _EDIT = f"""
 {_READ} | core | pods/attach pods/exec pods/portforward pods/proxy secrets services/proxy
 impersonate | core | serviceaccounts
-create delete deletecollection patch update | core | pods pods/attach pods/exec pods/portforward pods/proxy
+{_WRITE} | core | pods pods/attach pods/exec pods/portforward pods/proxy
 create | core | pods/eviction
-{_WRITE} | core | configmaps events persistentvolumeclaims replicationcontrollers replicationcontrollers/scale secrets serviceaccounts services services/proxy
+{_WRITE} | core | configmaps persistentvolumeclaims replicationcontrollers replicationcontrollers/scale secrets serviceaccounts services services/proxy
 create | core | serviceaccounts/token
+{_WRITE} | core events.k8s.io | events
 {_WRITE} | apps | daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale
 {_WRITE} | autoscaling | horizontalpodautoscalers
 {_WRITE} | batch | cronjobs jobs
+{_WRITE} | extensions | daemonsets deployments deployments/rollback deployments/scale ingresses networkpolicies replicasets replicasets/scale replicationcontrollers/scale
 {_WRITE} | policy | poddisruptionbudgets
 {_WRITE} | networking.k8s.io | ingresses networkpolicies
 {_WRITE} {_READ} | coordination.k8s.io | leases
+{_WRITE} | resource.k8s.io | resourceclaims resourceclaimtemplates
 """  # noqa: E501 - one rule, one line
 _VIEW = f"""
-{_READ} | core | configmaps endpoints events limitranges namespaces namespaces/status persistentvolumeclaims persistentvolumeclaims/status pods pods/log pods/status replicationcontrollers replicationcontrollers/scale replicationcontrollers/status resourcequotas resourcequotas/status serviceaccounts services services/status
+{_READ} | core | configmaps endpoints persistentvolumeclaims persistentvolumeclaims/status pods replicationcontrollers replicationcontrollers/scale serviceaccounts services services/status
+{_READ} | core | bindings limitranges namespaces/status pods/log pods/status replicationcontrollers/status resourcequotas resourcequotas/status
+{_READ} | core | namespaces
+{_READ} | core events.k8s.io | events
 {_READ} | discovery.k8s.io | endpointslices
 {_READ} | apps | controllerrevisions daemonsets daemonsets/status deployments deployments/scale deployments/status replicasets replicasets/scale replicasets/status statefulsets statefulsets/scale statefulsets/status
 {_READ} | autoscaling | horizontalpodautoscalers horizontalpodautoscalers/status
 {_READ} | batch | cronjobs cronjobs/status jobs jobs/status
+{_READ} | extensions | daemonsets daemonsets/status deployments deployments/scale deployments/status ingresses ingresses/status networkpolicies replicasets replicasets/scale replicasets/status replicationcontrollers/scale
 {_READ} | policy | poddisruptionbudgets poddisruptionbudgets/status
 {_READ} | networking.k8s.io | ingresses ingresses/status networkpolicies
-{_READ} | metrics.k8s.io | pods nodes
+{_READ} | resource.k8s.io | resourceclaims resourceclaims/status resourceclaimtemplates
 """  # noqa: E501 - one rule, one line
 _ADMIN = f"""
 create | authorization.k8s.io | localsubjectaccessreviews
@@ -68,17 +76,35 @@ _DISCOVERY = (
     "/version",
     "/version/",
 )
-_MONITORING = ("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/readyz", "/readyz/*")
-_ISSUER = ("/.well-known/openid-configuration", "/openid/v1/jwks")
+_MONITORING = (
+    "/flagz",
+    "/healthz",
+    "/healthz/*",
+    "/livez",
+    "/livez/*",
+    "/metrics",
+    "/metrics/slis",
+    "/readyz",
+    "/readyz/*",
+    "/statusz",
+)
+_ISSUER = (
+    "/.well-known/openid-configuration",
+    "/.well-known/openid-configuration/",
+    "/openid/v1/jwks",
+    "/openid/v1/jwks/",
+)
+_METRICS = f"{_READ} | metrics.k8s.io | pods nodes"
 _PUBLIC = ("/healthz", "/livez", "/readyz", "/version", "/version/")
 
 
 def _rules(text: str) -> list[Object]:
     rules: list[Object] = []
     for line in text.strip().splitlines():
-        verbs, groups, resources = (part.split() for part in line.split("|"))
+        verbs, groups, resources, *names = (part.split() for part in line.split("|"))
         named = ["" if group == "core" else group for group in groups]
-        rules.append({"verbs": sorted(set(verbs)), "apiGroups": named, "resources": resources})
+        rule: Object = {"verbs": sorted(set(verbs)), "apiGroups": named, "resources": resources}
+        rules.append({**rule, "resourceNames": names[0]} if names else rule)
     return rules
 
 
@@ -127,7 +153,9 @@ def bootstrap_objects() -> list[Object]:
         _role("system:discovery", _urls(_DISCOVERY)),
         _role("system:public-info-viewer", _urls(_PUBLIC)),
         _role("system:auth-delegator", _rules(_AUTH_DELEGATOR)),
-        _role("system:monitoring", _urls(_MONITORING)),
+        _role("system:monitoring", _urls(_MONITORING) + _rules("get | core | nodes/metrics")),
+        _role("system:aggregated-metrics-reader", _rules(_METRICS), _into("view") | _into("edit") | _into("admin")),
+        *(_role(name, _rules(rules)) for name, rules in SYSTEM.items()),
         _role("system:service-account-issuer-discovery", _urls(_ISSUER)),
     ]
     filled = [{**role, "rules": effective_rules(role, roles)} for role in roles]
