@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from copy import deepcopy
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TypedDict
+from uuid import UUID
 
 Object = dict[str, Any]
 """A Kubernetes object in its JSON shape."""
@@ -60,9 +64,28 @@ def copy_of(obj: Object) -> Object:
     return deepcopy(obj)
 
 
+_random = bytearray()
+os.register_at_fork(after_in_child=_random.clear)
+
+
+def new_uid() -> str:
+    """A random (version 4) UUID. The system's randomness is fetched for many at once: each fetch lets other threads
+    in, which costs far more than the bytes."""
+    if not _random:
+        _random.extend(os.urandom(16 * 64))
+    raw = bytes(_random[-16:])
+    del _random[-16:]
+    return str(UUID(bytes=raw, version=4))
+
+
 def now() -> str:
     """The present as `metav1.Time`: RFC 3339, UTC, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _second_text(int(time.time()))
+
+
+@lru_cache(maxsize=4)
+def _second_text(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def now_micro() -> str:

@@ -84,8 +84,9 @@ def _read_json(call: Call, body: bytes) -> tuple[Any, list[str]]:
         return marked
 
     try:
-        value = msgspec.json.decode(body)
-        value = json.loads(body, object_pairs_hook=pairs)
+        value = _decode(body)
+        if _encode(value) != body:  # what comes out as it went in names no field twice
+            value = json.loads(body, object_pairs_hook=pairs)
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise bad_request(f"the body is not valid JSON: {error}") from None
     faults: list[str] = []
@@ -289,6 +290,24 @@ def check_applied(call: Call, kind: Kind, obj: Object) -> None:
         )
 
 
+def check_readable(call: Call, kind: Kind, obj: Object) -> None:
+    """400 for an applied object that has text no built-in kind can read: quantities, base64."""
+    from sampan.kube import decoding
+
+    if kind.crd is None and (
+        fault := decoding.decode_fault(kind.schema, obj, kind.resource.kind, kind.resource.version)
+    ):
+        resource, metadata = kind.resource, obj["metadata"]
+        version = resource.api_version if resource.group else f"/{resource.api_version}"
+        fault = fault.partition(" cannot be handled as a ")[2].partition(": ")[2].removeprefix("unmarshalerDecoder: ")
+        if "base64" in fault:
+            fault = f"error decoding from json: {fault}"
+        raise bad_request(
+            f"failed to convert new object (/{metadata.get('name') or ''}; {version}, Kind={resource.kind}) to proper"
+            f" version: unable to convert unstructured object to {version}, Kind={resource.kind}: {fault}"
+        )
+
+
 def check_name(call: Call, obj: Object) -> None:
     """400 for an object that names another one than the path, or none."""
     metadata = obj["metadata"]
@@ -353,9 +372,17 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
     call.warnings.extend(faults)
 
 
-def check_kind(kind: Kind, obj: Object) -> None:
+def check_kind(kind: Kind, obj: Object, earlier: Any = None) -> None:
     """Fill in or check apiVersion and kind. Raises ApiError 400 when the body is of another kind than the path."""
     resource = kind.resource
+    for each in (earlier, obj):
+        for name in ("apiVersion", "kind"):
+            if isinstance(each, dict) and not isinstance(each.get(name), str | None):
+                raise bad_request(
+                    f"the object provided is unrecognized (must be of type {resource.kind}): couldn't get version/kind;"
+                    f" json parse error: json: cannot unmarshal {json_word(each[name])} into Go struct field .{name} of"
+                    " type string"
+                )
     for name, wanted in (("apiVersion", resource.api_version), ("kind", resource.kind)):
         found = obj.setdefault(name, wanted)
         if not found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,12 @@ from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.conversion import NeedsConversion
 from sampan.cluster.apiserver.decode import json_copy
-from sampan.cluster.apiserver.metadata import causes_of, check_unborn, finalizer_causes
+from sampan.cluster.apiserver.metadata import causes_of, check_unborn, finalizer_causes, uid_conflict
 from sampan.cluster.apiserver.strategy import Context
 from sampan.cluster.store import Entry, Remove, Store
 from sampan.kube import schema, zeros
 from sampan.kube.errors import ApiError, Cause, already_exists, bad_request, conflict, forbidden, invalid, not_found
-from sampan.kube.objects import Object, now
+from sampan.kube.objects import Object, new_uid, now
 from sampan.kube.patch import last_applied, managed_fields
 from sampan.kube.plain import is_plain
 from sampan.kube.transport import APPLY_PATCH
@@ -83,7 +82,7 @@ class Writer:
         decode.check_name(call, wanted)
         kind = call.served
         absent = self.store.table(kind.table).get(call.key) is None
-        if absent and kind.resource.kind in CREATE_ON_UPDATE and not call.subresource:
+        if absent and kind.resource.kind in CREATE_ON_UPDATE:  # by way of its status, too
             check_unborn(call, wanted["metadata"])
             wanted["metadata"].setdefault("name", call.name)
             return self.answer(call, await self.create_object(call, wanted), 201)
@@ -109,6 +108,7 @@ class Writer:
                 " application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
             )  # fmt: skip
         body, repeated = decode.read_body(call)
+        call.earlier = None  # of a patch, the last value counts
         if content == APPLY_PATCH:
             return await self._apply(call, body, repeated)
 
@@ -135,7 +135,8 @@ class Writer:
                 "PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch"
             )
         absent = self.store.table(kind.table).get(call.key) is None
-        if absent and call.subresource:
+        unborn = absent and (not call.subresource or kind.resource.kind in CREATE_ON_UPDATE)
+        if absent and not unborn:
             raise not_found(kind.resource.plural, call.name, kind.resource.group)
         if isinstance(body, dict):
             decode.check_kind(kind, body)
@@ -159,9 +160,10 @@ class Writer:
             )  # fmt: skip
             if note:
                 last_applied.renew(made, note)
+            decode.check_readable(call, kind, made)
             return made
 
-        if absent and not call.subresource:
+        if unborn:
             if wanted_version:
                 raise not_found(kind.resource.plural, call.name, kind.resource.group)
             try:
@@ -177,7 +179,7 @@ class Writer:
         kind = call.served
         value, repeated = decode.read_body(call)
         obj = decode.check_object(value)
-        decode.check_kind(kind, obj)
+        decode.check_kind(kind, obj, call.earlier)
         decode.check_types(call, kind, obj)
         decode.check_fields(call, kind, obj, repeated)
         namespace = obj["metadata"].get("namespace")
@@ -228,7 +230,7 @@ class Writer:
                     metadata.pop(field, None)
             if kind.has_status and resource.kind != "Node" and "status" in obj:
                 del obj["status"]
-            metadata["uid"] = str(uuid.uuid4())
+            metadata["uid"] = new_uid()
             metadata["creationTimestamp"] = now()
             if kind.counts_generation:
                 metadata["generation"] = 1
@@ -402,10 +404,7 @@ class Writer:
             if call.verb == "patch":
                 cause = Cause("metadata.uid", f'Invalid value: "{metadata["uid"]}": field is immutable')
                 raise invalid(resource.kind, call.name, [cause], resource.group)
-            message = (
-                f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {present['uid']}"
-            )
-            raise conflict(resource.plural, call.name, message, resource.group)
+            raise uid_conflict(call, metadata["uid"], present["uid"])
 
     @staticmethod
     def _carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
@@ -449,7 +448,8 @@ class Writer:
         if not kind.counts_generation:
             return
         apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
-        if {k: v for k, v in new.items() if k not in apart} != {k: v for k, v in old.items() if k not in apart}:
+        noted = [obj["metadata"].get("annotations") for obj in (new, old) if kind.resource.kind == "Deployment"]
+        if noted[:1] != noted[1:] or {k: v for k, v in new.items() if k not in apart} != {k: v for k, v in old.items() if k not in apart}:
             new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
 
 

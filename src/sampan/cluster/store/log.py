@@ -27,6 +27,10 @@ CREATE TABLE IF NOT EXISTS log (
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
 MAX_BATCH = 2000
+_INSERT = "INSERT INTO log (id, key, prev, deleted, value) VALUES (?,?,?,?,?)"
+_CHUNKS = (64, 16, 4, 1)
+"""Rows in one statement. Each statement gives up the interpreter's lock and fights the server for it again, so a row
+each would cost the server more than the writing does."""
 
 
 class Row(Struct, frozen=True):
@@ -38,6 +42,15 @@ class Row(Struct, frozen=True):
     prev: int
     deleted: bool
     value: bytes
+
+
+def _chunks(rows: list[Row]) -> Iterator[list[Row]]:
+    """The rows in pieces of few sizes: a statement per size stays prepared."""
+    at = 0
+    for size in _CHUNKS:
+        while len(rows) - at >= size:
+            yield rows[at : at + size]
+            at += size
 
 
 class LogError(Exception):
@@ -118,10 +131,9 @@ class Log:
         execute = self._connection.execute
         try:
             execute("BEGIN IMMEDIATE")
-            self._connection.executemany(
-                "INSERT INTO log (id, key, prev, deleted, value) VALUES (?, ?, ?, ?, ?)",
-                [(row.id, row.key, row.prev, row.deleted, row.value) for row in rows],
-            )
+            for chunk in _chunks(rows):
+                values = [value for row in chunk for value in (row.id, row.key, row.prev, row.deleted, row.value)]
+                execute(_INSERT + ",(?,?,?,?,?)" * (len(chunk) - 1), values)
             execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +26,19 @@ WINDOW = 8192
 COMPACT_EVERY = 20_000
 """Revisions between two compactions; the log keeps at least this many changes."""
 
+DECODED_BYTES = 8 << 20
+"""Texts of the objects that stay decoded, in bytes, of all stores of a process."""
+
 _encoder = msgspec.json.Encoder()
 _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 
 class Entry:
-    """One version of an object: JSON bytes, and decoded on first use. Both are shared: never mutate."""
+    """One version of an object: JSON bytes, and decoded when asked for. Both are shared: never mutate.
+
+    Decoded, an object takes five times its text: only those asked for lately stay so (`DECODED_BYTES`). An entry
+    without text, of a write that is only tried, keeps its object.
+    """
 
     __slots__ = ("_object", "encoded", "key", "revision")
 
@@ -39,12 +47,38 @@ class Entry:
         self.revision = revision
         self.encoded = encoded
         self._object = obj
+        if obj is not None and encoded:
+            _decoded.note(self)
 
     @property
     def object(self) -> Object:
-        if self._object is None:
-            self._object = _decode(self.encoded)
-        return self._object
+        obj = self._object
+        if obj is None:
+            obj = self._object = _decode(self.encoded)
+            _decoded.note(self)
+        return obj
+
+    def forget(self) -> None:
+        self._object = None
+
+
+class _Decoded:
+    """The entries that have their objects, those noted longest ago first; they are let go of when there are many."""
+
+    def __init__(self) -> None:
+        self._entries: deque[Entry] = deque()
+        self._size = 0
+
+    def note(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self._size += len(entry.encoded)
+        while self._size > DECODED_BYTES:
+            oldest = self._entries.popleft()
+            self._size -= len(oldest.encoded)
+            oldest.forget()
+
+
+_decoded = _Decoded()
 
 
 class Event(Struct, frozen=True):
