@@ -1,4 +1,4 @@
-"""`sampan status`: pods, addresses, the cluster's health, and what isolation is in force."""
+"""`sampan status`: pods, addresses, the cluster's health, and what isolation, limits and network are in force."""
 
 from __future__ import annotations
 
@@ -90,5 +90,11 @@ def _text(found: dict[str, Any]) -> list[str]:
     lines += ["", f"ingress  {found.get('ingress', '')}   {' '.join(found['routes'])}".rstrip()]
     lines.append(f"API      {found.get('server', '')}   {'healthy' if found['healthy'] else 'the node is not Ready'}")
     lines += [f"{key}: {value}" for key, value in (found.get("isolation") or {}).items()]
+    if limits := found.get("limits"):
+        lines.append(f"limits: {limits}")
+    if network := found.get("network"):
+        why = f" (pods had one of their own before: {network['why']})" if network.get("why") else ""
+        lines.append(f"network: {network['mode']}{why}")
+        lines += [f"  {line}" for line in network["cannot"]]
     lines.append(f"export KUBECONFIG={found['kubeconfig']}")
     return lines

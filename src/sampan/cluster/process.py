@@ -38,6 +38,22 @@ _PR_SET_PDEATHSIG = 1
 API_PORT = 6443
 STOP_SECONDS = 30.0
 AUTO, PODS, LOOPBACK = MODES = ("auto", "pods", "loopback")
+CANNOT = {
+    PODS: [
+        "pods' addresses are not reached from this machine, except by port-forward; Services are",
+        "of what leaves the cluster, TCP and DNS are carried, other UDP and ICMP are not",
+        "127.0.0.1 is the pod's own; this machine's is reached at the node's address (10.N.0.1)",
+    ],
+    LOOPBACK: [
+        "NetworkPolicies are stored, not enforced",
+        "pods share this machine's network and its 127.0.0.1",
+    ],
+}
+"""What each mode cannot do, for `sampan status`."""
+
+
+class NetworkRefused(Exception):
+    """Pods were to have a network of their own, and this system gives them none."""
 
 
 class AlreadyRunning(Exception):
@@ -95,6 +111,7 @@ class Cluster:
 
     def __init__(self, directory: Path, zygote: Zygote, phases: Phases, lock: int, network: str = AUTO) -> None:
         self._mode = network
+        self._refusal = ""  # why pods do not have what they had before
         self._lock = lock
         self.directory = directory
         self.phases = phases
@@ -140,7 +157,8 @@ class Cluster:
         phases = self.phases
         phases.done("imports")
         self._slice = owned = acquire(self.directory)
-        router = self._zygote.router(owned.number) if self._mode == PODS else None
+        mode = self._network_mode()
+        router = self._zygote.router(owned.number) if mode == PODS else None
         store = Store.open(self.directory / "cluster.db")
         self._stops.append(("store", store.close))
         phases.done("store")
@@ -171,15 +189,34 @@ class Cluster:
         network = await self._network(router, owned)
         await self._start_node(api, port, owned, (ingress, tls), network)
 
+    def _network_mode(self) -> str:
+        """What was asked for, else what the cluster of this directory had, else loopback."""
+        if self._mode != AUTO:
+            self._write("network", self._mode + "\n")
+            return self._mode
+        with contextlib.suppress(OSError):
+            if (kept := (self.directory / "network").read_text().strip()) in MODES:
+                return kept
+        return LOOPBACK
+
     async def _network(self, router: socket.socket | None, owned: Slice) -> PodNetwork | None:
-        """The network of the pods, in force; None when they share the machine's. Raises Refused where it was demanded
-        and cannot be had."""
+        """The network of the pods, in force; None when they share the machine's. Raises NetworkRefused where it was
+        asked for and cannot be had."""
         if router is None:
             return None
         from sampan.cluster.network.gateway import Gateway
-        from sampan.cluster.network.pods import PodNetwork
+        from sampan.cluster.network.pods import PodNetwork, Refused
 
-        network = await asyncio.to_thread(PodNetwork, owned.number, router)
+        try:
+            network = await asyncio.to_thread(PodNetwork, owned.number, router)
+        except Refused as error:
+            if self._mode == PODS:
+                raise NetworkRefused(
+                    f"--network pods: this system gives pods no network of their own ({error}); it takes root, or user "
+                    "namespaces for ordinary users, and nf_tables in the kernel. Start it with --network loopback"
+                ) from error
+            self._refusal = str(error)
+            return None
         gateway = Gateway(network)
         await gateway.start()
 
@@ -235,7 +272,8 @@ class Cluster:
         self._stops.append(("controllers", manager.stop))
         await asyncio.gather(kubelet.start(), manager.start())
         missing = msgspec.structs.asdict(kubelet.capabilities)
-        self.info["network"] = PODS if network is not None else LOOPBACK
+        used = LOOPBACK if network is None else PODS
+        self.info["network"] = {"mode": used, "why": self._refusal, "cannot": CANNOT[used]}
         self.info["limits"] = kubelet.limits
         self.info["isolation"] = {name: reason or "in force" for name, reason in missing.items()}
         self._write("cluster.json", json.dumps(self.info) + "\n")
@@ -315,6 +353,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cluster = Cluster(directory, zygote, phases, held, arguments.network)
     try:
         _run(cluster.run())
+    except NetworkRefused as error:
+        log.error("%s", error)
+        return 1
     except Exception:
         log.exception("the cluster could not start")
         return 1
