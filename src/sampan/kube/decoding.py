@@ -25,6 +25,12 @@ def _go_type(node: Schema) -> str:
     return node.format or GO_TYPES.get(node.type, node.type)
 
 
+def json_word(value: Any) -> str:
+    """The type of a JSON value as Go's decoder calls it."""
+    found = json_type(value)
+    return {"integer": "number", "boolean": "bool"}.get(found, found)
+
+
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
@@ -112,7 +118,7 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -
                 return f"unmarshalerDecoder: {_QUANTITY}"
             return None
         if node.int_or_string and isinstance(value, bool | dict | list):
-            found = {"boolean": "bool"}.get(json_type(value), json_type(value))
+            found = json_word(value)
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type int32"
         if node.int_or_string or not node.type:
             return None
@@ -122,10 +128,12 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -
             wrong = [item for item in value if json_type(item) != "integer" or not 0 <= item < 256]
             if not wrong:
                 return None
-            found = {"integer": "number", "boolean": "bool"}.get(json_type(wrong[0]), json_type(wrong[0]))
+            found = json_word(wrong[0])
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type uint8"
         if not fits(value, node.type):
-            found = {"integer": "number", "boolean": "bool"}.get(json_type(value), json_type(value))
+            found = json_word(value)
+            if node.type == "integer" and isinstance(value, float):
+                found += f" {value}"
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {_go_type(node)}"
         if isinstance(value, dict):
             name = node.definition.rpartition(".")[2] or owner

@@ -130,6 +130,7 @@ class _Parser:
             raise SelectorError(f"unable to parse requirement: found '{token}' expected: '('")
         values: list[str] = []
         expecting = True
+        first = self.at + 1
         while True:
             token = self.take()
             if token == ")":  # noqa: S105
@@ -139,7 +140,7 @@ class _Parser:
                     values.append("")
                 expecting = True
             elif token in _PUNCTUATION or not expecting:
-                raise self.fault(token, "',' or ')'")
+                raise self.fault(token, "',' or ')'" if self.at > first else "',', ')' or identifier")
             else:
                 values.append(self.checked(token))
                 expecting = False
@@ -185,6 +186,8 @@ def parse_labels(text: str | None) -> LabelSelector:
     parser = _Parser(text)
     requirements = [parser.requirement()]
     while (token := parser.take()) == ",":
+        if parser.peek() in {"", ","}:
+            raise SelectorError(f"found '{parser.peek()}', expected: identifier after ','")
         requirements.append(parser.requirement())
     if token:
         raise SelectorError(f"found '{token}', expected: ',' or 'end of string'")

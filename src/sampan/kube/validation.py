@@ -416,13 +416,12 @@ def apply_defaults(schema: Schema, obj: Any) -> Any:
     return obj
 
 
-def canonical(schema: Schema, obj: Any, *, applied: bool = False) -> Any:
+def canonical(schema: Schema, obj: Any) -> Any:
     """A copy in canonical form: nulls dropped (kept where `nullable`), quantities, whole floats and times as upstream
-    writes them, and no field that is left out when empty, unless it was `applied`. Raises QuantityError for a quantity
-    that is none."""
+    writes them, and no field that is left out when empty. Raises QuantityError for a quantity that is none."""
     if obj.__class__ is dict:
         properties, values = schema.properties, schema.values
-        omitted = schema.omitted if not applied else ()
+        omitted = schema.omitted
         result = {}
         for name, item in obj.items():
             if not item and name in omitted and item.__class__ in _SCALARS:
@@ -431,16 +430,16 @@ def canonical(schema: Schema, obj: Any, *, applied: bool = False) -> Any:
             if child is None:
                 result[name] = item
             elif item is None:
-                if applied or child.nullable or child.open or (child.structural and not child.type):
+                if child.nullable or child.open or (child.structural and not child.type):
                     result[name] = None
                 elif name not in properties and not child.structural and child.type in _NOTHING:
                     result[name] = _NOTHING[child.type]  # a key of a map stays, of no value
             else:
-                result[name] = canonical(child, item, applied=applied)
+                result[name] = canonical(child, item)
         return result
     if obj.__class__ is list and schema.format != "byte":
         items = schema.items
-        return [canonical(items, item, applied=applied) for item in obj]
+        return [canonical(items, item) for item in obj]
     form = schema.format
     if form == "quantity":
         return quantity.canonical(obj)

@@ -19,11 +19,13 @@ def _fields(schema: Schema) -> list[tuple[str, Schema, Any]]:
     key = id(schema.properties)  # shared by all nodes of a definition, and kept by the library
     found = _ZEROS.get(key)
     if found is None:
+        # text only of conditions, which controllers write: elsewhere it would only say that it is missing
+        wanted = (int, bool, str) if schema.definition.endswith("Condition") else (int, bool)
         found = _ZEROS[key] = [
             (name, child, child.default)
             for name, child in schema.properties.items()
             if not child.structural
-            and (child.default == {} or (child.default.__class__ in (int, bool) and not child.default))
+            and (child.default == {} or (child.default.__class__ in wanted and not child.default))
         ]
     return found
 
@@ -74,7 +76,7 @@ def _is_collection(schema: Schema) -> bool:
 
 def of(schema: Schema) -> dict[str, Any]:
     """An object of the kind in which nothing is set. Required lists are null."""
-    made: dict[str, Any] = {}
+    made: dict[str, Any] = {name: "" for name, child in schema.properties.items() if child.default == ""}
     for name, child, zero in _fields(schema):
         made[name] = of(child) if zero == {} else zero
     return made | dict.fromkeys(schema.nulls)

@@ -191,7 +191,7 @@ def test_autoscaler() -> None:
     hpa = {"spec": spec, "status": {"currentReplicas": 3, "currentMetrics": [cpu_now]}}
     shown = row(kinds.HORIZONTAL_POD_AUTOSCALER, hpa)
     assert list(shown.values())[1:6] == [
-        "Deployment/web", "cpu: 12%/50%, memory: <unknown>/80% + 1 more...", 3, 10, 3,
+        "Deployment/web", "cpu: 12%/50%, memory: <unknown>/80% + 1 more...", "3", 10, 3,
     ]  # fmt: skip
 
 

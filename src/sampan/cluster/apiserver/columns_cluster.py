@@ -262,7 +262,7 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
         Column("Data", lambda obj: len(obj.get("data") or ())),
         AGE,
     ),
-    ("", "ServiceAccount"): (NAME, Column("Secrets", lambda obj: len(obj.get("secrets") or ())), AGE),
+    ("", "ServiceAccount"): (NAME, AGE),
     ("", "Event"): (
         Column("Last Seen", lambda obj: _event_times(obj)[1]),
         Column("Type", text("type")),
@@ -310,7 +310,7 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
         NAME,
         Column("Reference", _reference),
         Column("Targets", _targets),
-        Column("MinPods", text("spec", "minReplicas", default=UNSET)),
+        Column("MinPods", lambda obj: str((obj.get("spec") or {}).get("minReplicas", UNSET))),
         Column("MaxPods", number("spec", "maxReplicas")),
         Column("Replicas", number("status", "currentReplicas")),
         AGE,

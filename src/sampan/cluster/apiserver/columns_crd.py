@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from sampan.cluster.apiserver.columns_base import AGE, NAME, Column, since
 from sampan.kube.objects import Object
 
@@ -152,4 +154,4 @@ def _description(row: Object) -> str:
 
 def crd_columns(rows: Sequence[Object] | None) -> list[Column]:
     """The columns of a custom resource: its name, then `rows` (`additionalPrinterColumns`), or its age without any."""
-    return [NAME, *(_column(row) for row in rows)] if rows else [NAME, AGE]
+    return [NAME, *(_column(row) for row in rows)] if rows else [NAME, replace(AGE, type="date")]

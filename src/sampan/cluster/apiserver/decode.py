@@ -374,6 +374,8 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
 
 def check_kind(kind: Kind, obj: Object, earlier: Any = None) -> None:
     """Fill in or check apiVersion and kind. Raises ApiError 400 when the body is of another kind than the path."""
+    from sampan.kube.decoding import json_word
+
     resource = kind.resource
     for each in (earlier, obj):
         for name in ("apiVersion", "kind"):

@@ -5,12 +5,19 @@ from __future__ import annotations
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.kube import names
-from sampan.kube.errors import Cause, conflict
+from sampan.kube.errors import ApiError, Cause, conflict
 from sampan.kube.objects import Object
 
 STANDARD_FINALIZERS = {"orphan", "foregroundDeletion", "kubernetes"}
-REGISTRY_PLACES = {"services": "services/specs", "endpoints": "services/endpoints"}
+REGISTRY_PLACES = {
+    "services": "services/specs", "endpoints": "services/endpoints", "replicationcontrollers": "controllers",
+    "ingresses": "ingress", "nodes": "minions",
+}  # fmt: skip
 """Where upstream keeps kinds whose place is not their plural: seen in messages."""
+WHOLE_GROUPS = {"apiextensions.k8s.io", "apiregistration.k8s.io"}
+"""Groups that are part of the place of their kinds."""
+PLAIN_FINALIZERS = {"coordination.k8s.io", "apiextensions.k8s.io"}
+"""Groups whose finalizers need not be standard ones or have a domain, as those of custom kinds."""
 
 
 def causes_of(kind: Kind, obj: Object, name: str) -> list[Cause]:
@@ -27,7 +34,7 @@ def causes_of(kind: Kind, obj: Object, name: str) -> list[Cause]:
         for index, finalizer in enumerate(metadata.get("finalizers") or ()):
             path = f"metadata.finalizers[{index}]"
             found += [names.invalid_value("metadata.finalizers", finalizer, f) for f in names.qualified_name(finalizer)]
-            extension = kind.crd is not None or kind.resource.group == "apiextensions.k8s.io"
+            extension = kind.crd is not None or kind.resource.group in PLAIN_FINALIZERS
             if not extension and "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
                 fault = "name is neither a standard finalizer name nor is it fully qualified"
                 found.append(names.invalid_value(path, finalizer, fault))
@@ -61,11 +68,18 @@ def check_unborn(call: Call, metadata: Object) -> None:
     """An update may create an object, whatever version it names, but not one of a uid."""
     metadata.pop("resourceVersion", None)
     if uid := metadata.get("uid"):
-        resource = call.served.resource
-        place = REGISTRY_PLACES.get(resource.plural, resource.plural)
-        raise conflict(
-            resource.plural, call.name,
-            f"StorageError: invalid object, Code: 4, Key: /registry/{place}/{call.key}, ResourceVersion: 0,"
-            f" AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: ",
-            resource.group,
-        )  # fmt: skip
+        raise uid_conflict(call, uid, "")
+
+
+def uid_conflict(call: Call, wanted: str, present: str) -> ApiError:
+    """409 for a write to an object of another uid, which tells its place in etcd."""
+    resource = call.served.resource
+    place = REGISTRY_PLACES.get(resource.plural, resource.plural)
+    if call.served.crd is not None or resource.group in WHOLE_GROUPS:
+        place = f"{resource.group}/{place}"
+    return conflict(
+        resource.plural, call.name,
+        f"StorageError: invalid object, Code: 4, Key: /registry/{place}/{call.key}, ResourceVersion: 0,"
+        f" AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {present}",
+        resource.group,
+    )  # fmt: skip

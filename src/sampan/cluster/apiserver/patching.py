@@ -63,14 +63,9 @@ def server_side(
     current: Object | None, applied: Object, node: Schema, *, manager: str, force: bool, subresource: str | None
 ) -> Object:
     """The object that applying `applied` makes, with its managedFields. Raises ApiError 409 with the conflicts."""
-    from sampan.kube import schema
     from sampan.kube.patch import apply
 
-    applied = copy_of(applied)
-    try:
-        applied = schema.canonical(node, applied, applied=True)
-    except ValueError as error:
-        raise bad_request(str(error)) from None
+    applied = copy_of(applied)  # as it is written: "1000m" conflicts with "1"
     if subresource is None:
         applied.pop("status", None)
     elif subresource == "status":

@@ -449,7 +449,9 @@ class Writer:
             return
         apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
         noted = [obj["metadata"].get("annotations") for obj in (new, old) if kind.resource.kind == "Deployment"]
-        if noted[:1] != noted[1:] or {k: v for k, v in new.items() if k not in apart} != {k: v for k, v in old.items() if k not in apart}:
+        if noted[:1] != noted[1:] or {k: v for k, v in new.items() if k not in apart} != {
+            k: v for k, v in old.items() if k not in apart
+        }:
             new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
 
 

@@ -255,8 +255,11 @@ def added(schema: Schema, value: Any) -> Fields:
         return node
     if is_list(schema, value) and value:
         node = {".": {}}
-        for element, item in elements_of(schema, value).items():
-            _join(node, base_of(element), added(schema.items, item) if schema.list_type == "map" else {})
+        elements = elements_of(schema, value)
+        repeated = {base_of(element) for element in elements if "\0" in element}  # owned as a whole
+        for element, item in elements.items():
+            whole = schema.list_type != "map" or base_of(element) in repeated
+            _join(node, base_of(element), {} if whole else added(schema.items, item))
         return node
     return {}
 

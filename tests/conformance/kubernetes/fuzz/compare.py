@@ -18,7 +18,7 @@ _WHY = re.compile(r"(?<=due to an error in our request): .*$")  # which step of 
 # A refused patch: the outcome is shown with Go's order of fields, and what is wrong with it in Go's words.
 _PATCH = re.compile(r'(?<=patch: )Invalid value: "(\{|map\[).*', re.DOTALL)
 _DECODED = re.compile(
-    r"(?<=json: cannot unmarshal )(\w+) into Go (struct field|value) .*"
+    r"(?<=json: cannot unmarshal )(\w+(?: [-\d.]+)?) into Go (struct field|value) .*"
 )  # Go's names of types, of which no schema tells
 # what a pod or claim may not change is shown as a difference of Go structures
 _DIFFERENCE = re.compile(r"(?<=Forbidden: )((?:pod updates|spec is immutable)[^\n]*)\n.*", re.DOTALL)

@@ -154,10 +154,11 @@ class Claim(TableStrategy):
                 "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound"
                 " claims",
             )
-        after, before = (lookup(obj, "spec.resources.requests.storage") for obj in (new, old))
+        request = "spec.resources.requests.storage"
+        sizes = ((new, request), (old, request), (old, "status.capacity.storage"))
         try:
-            bound = lookup(old, "status.phase") == "Bound" or not after
-            if bound and before and quantity.parse(str(after or 0)) < quantity.parse(str(before)):
+            after, before, had = (quantity.parse(str(lookup(obj, path) or 0)) for obj, path in sizes)
+            if after < before and after <= had:
                 faults.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity")
         except ValueError:  # named by `validate`
             return

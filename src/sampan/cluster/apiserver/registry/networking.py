@@ -64,7 +64,8 @@ def _rule_path(faults: Faults, entry: Object, path: str) -> None:
     type, text = entry.get("pathType"), entry.get("path") or ""
     if not type:
         faults.required(f"{path}.pathType", "pathType must be specified")
-    elif type in ("Exact", "Prefix"):
+        return
+    if type in ("Exact", "Prefix"):
         if not text.startswith("/"):
             faults.invalid(f"{path}.path", text, "must be an absolute path")
         for bad in ("//", "/./", "/../", "%2f", "%2F"):

@@ -158,6 +158,10 @@ class Service(TableStrategy):
                     faults.invalid("spec.clusterIPs", [wanted], problem)
             spec["clusterIP"] = wanted
             spec["clusterIPs"] = spec.get("clusterIPs") or [wanted]
+        if spec["clusterIP"] == "None" and not spec.get("selector") and not spec.get("ipFamilyPolicy"):
+            # what it leads to is not known: upstream takes it to have both families
+            spec["ipFamilyPolicy"] = "RequireDualStack"
+            spec["ipFamilies"] = list(dict.fromkeys([*(spec.get("ipFamilies") or ()), "IPv4", "IPv6"]))
         if not spec.get("ipFamilies"):
             spec["ipFamilies"] = ["IPv4"]
         if not spec.get("ipFamilyPolicy"):
