@@ -60,8 +60,8 @@ async def test_a_body_over_the_limit_is_refused_and_hears_so(server: FuzzedServe
 
 async def test_streams_into_pods_cut_off_at_any_point(tmp_path: Path) -> None:
     """Exec, attach and port-forward sessions of a real pod, spoilt after the upgrade, leave nothing behind."""
-    target = await asyncio.to_thread(start_embedded, tmp_path)
-    log = tmp_path / "embedded.log"
+    target = start_embedded(tmp_path)
+    log = tmp_path / "cluster/cluster.log"
     try:
         wire, process = Wire(target.kubeconfig), target.processes[0].pid
         wire.post("/api/v1/namespaces", {"metadata": {"name": "fuzz"}})
@@ -80,7 +80,8 @@ async def test_streams_into_pods_cut_off_at_any_point(tmp_path: Path) -> None:
             await _until(lambda: _held(process) <= before, 40)
         except AssertionError:
             raise AssertionError(f"descriptors and children: {before} before, {_held(process)} after") from None
-        assert wire.get("/api/v1/namespaces/fuzz/pods/a")["status"]["phase"] == "Running"
+        status = wire.get("/api/v1/namespaces/fuzz/pods/a")["status"]
+        assert (status["phase"], status["containerStatuses"][0]["restartCount"]) == ("Running", 0)
     finally:
         await asyncio.to_thread(target.stop)
     assert "Traceback" not in log.read_text() and "never retrieved" not in log.read_text(), log.read_text()[-4000:]

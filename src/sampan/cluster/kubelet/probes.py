@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from sampan.cluster.kubelet.descriptor import Descriptor
 from sampan.cluster.kubelet.zygote import Container
 from sampan.kube.objects import Object
 
@@ -103,37 +104,34 @@ async def run(container: Container, command: list[str]) -> tuple[int, bytes]:
     """Run a command in a container; exit code and the first 10 KiB of its output. Cancelling kills it."""
     read, write = os.pipe2(os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    source = Descriptor(read)
+    output: asyncio.Task[bytes] | None = None
     try:
-        session = await container.exec(command, (null, write, write))
-    except BaseException:
-        os.close(read)
-        raise
+        try:
+            session = await container.exec(command, (null, write, write))
+        finally:
+            os.close(write)
+            os.close(null)
+        output = asyncio.create_task(_collect(source))
+        try:
+            code = await session.wait()
+            with contextlib.suppress(TimeoutError):
+                # A child it left in the background may hold the pipe open.
+                return code, await asyncio.wait_for(output, 0.5)
+            return code, b""
+        finally:
+            session.close()
     finally:
-        os.close(write)
-        os.close(null)
-    output = asyncio.create_task(_collect(read))
-    try:
-        code = await session.wait()
-        with contextlib.suppress(TimeoutError):
-            # A child it left in the background may hold the pipe open.
-            return code, await asyncio.wait_for(output, 0.5)
-        return code, b""
-    finally:
-        output.cancel()
-        session.close()
+        if output is not None:
+            output.cancel()
+            await asyncio.gather(output, return_exceptions=True)
+        source.close()
 
 
-async def _collect(fd: int) -> bytes:
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0)
-    )
+async def _collect(source: Descriptor) -> bytes:
     kept = b""
-    try:
-        while data := await reader.read(65536):
-            kept = (kept + data)[:LIMIT]
-    finally:
-        transport.close()
+    while data := await source.read():
+        kept = (kept + data)[:LIMIT]
     return kept
 
 

@@ -8,10 +8,23 @@ import contextlib
 from sampan.cluster.runtime import ByteStream, NodeRuntime
 from sampan.cluster.streaming.spdy import SpdySession, SpdyStream
 from sampan.cluster.streaming.websocket import WebSocket
-from sampan.kube.errors import ApiError
+from sampan.kube.errors import ApiError, bad_request
 
 PROTOCOL = "portforward.k8s.io"
 TUNNEL = "SPDY/3.1+portforward.k8s.io"
+
+
+def ports_of(texts: list[str]) -> list[int]:
+    """The ports of a query, each of which may hold several. Raises ApiError 400."""
+    words = [word.strip() for text in texts for word in text.split(",")]
+    if bad := next((word for word in words if _port(word) is None), None):
+        raise bad_request(f"unable to parse {bad!r} as a port: a port is a number from 1 to 65535")
+    return [int(word) for word in words]
+
+
+def _port(text: str) -> int | None:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    return number if 0 < number < 1 << 16 else None
 
 
 async def serve(session: SpdySession, runtime: NodeRuntime, namespace: str, pod: str) -> None:
@@ -39,14 +52,13 @@ async def _forward(
 ) -> None:
     with contextlib.suppress(OSError):
         try:
-            port = int(data.headers.get("port", ""))
-            connection = await runtime.dial(*pod, port)
+            port = _port(data.headers.get("port", ""))
+            if port is None:
+                await errors.write(b"the port header is missing, or no port")
+            else:
+                await _copy(data, await runtime.dial(*pod, port))
         except ApiError as error:
             await errors.write(f"error forwarding port to pod {pod[1]}: {error.message}".encode())
-        except ValueError:
-            await errors.write(b"the port header is missing or no number")
-        else:
-            await _copy(data, connection)
         await data.close()
         await errors.close()
     await session.forget(data, errors)

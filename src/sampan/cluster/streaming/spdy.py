@@ -36,6 +36,9 @@ DICTIONARY = b"".join(struct.pack("!I", len(w)) + w.encode() for w in _WORDS) + 
 SYN_STREAM, SYN_REPLY, RST_STREAM, SETTINGS, PING, GOAWAY, HEADERS, WINDOW_UPDATE = 1, 2, 3, 4, 6, 7, 8, 9
 FIN = 1
 MAX_DATA = 1 << 16
+MAX_HEADERS = 1 << 16
+MAX_STREAMS = 2048
+"""Open at once in one session; `kubectl port-forward` opens two for each connection."""
 QUEUED = 64
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -118,6 +121,8 @@ class SpdySession:
         if kind == SYN_STREAM:
             number = int.from_bytes(body[:4], "big") & 0x7FFFFFFF
             stream = SpdyStream(self, number, self._headers(body[10:]))
+            if len(self._streams) >= MAX_STREAMS:
+                raise ValueError(f"more than {MAX_STREAMS} SPDY streams at once")
             self._streams[number] = stream
             if flags & FIN:
                 stream.end()
@@ -133,15 +138,17 @@ class SpdySession:
 
     def _headers(self, block: bytes) -> dict[str, str]:
         try:
-            raw = self._inflate.decompress(block)
-        except zlib.error as error:
+            raw = self._inflate.decompress(block, MAX_HEADERS)
+            if self._inflate.unconsumed_tail:
+                raise ValueError(f"a SPDY header block of more than {MAX_HEADERS} bytes")
+            (count,), offset = struct.unpack_from("!I", raw), 4
+            words = []
+            for _ in range(2 * count):
+                (length,) = struct.unpack_from("!I", raw, offset)
+                words.append(raw[offset + 4 : offset + 4 + length].decode())
+                offset += 4 + length
+        except (zlib.error, struct.error) as error:
             raise ValueError(f"bad SPDY header block: {error}") from error
-        (count,), offset = struct.unpack_from("!I", raw), 4
-        words = []
-        for _ in range(2 * count):
-            (length,) = struct.unpack_from("!I", raw, offset)
-            words.append(raw[offset + 4 : offset + 4 + length].decode())
-            offset += 4 + length
         return {name.lower(): value for name, value in zip(words[::2], words[1::2], strict=True)}
 
     async def _reply(self, number: int) -> None:

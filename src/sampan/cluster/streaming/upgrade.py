@@ -57,6 +57,9 @@ def exec_request(request: UpgradeRequest) -> ExecRequest:
 def _runner(
     subresource: str, asked: ExecRequest, namespace: str, pod: str, runtime: NodeRuntime
 ) -> Callable[[ExecStreams], Awaitable[int]]:
+    if subresource == "exec" and (not asked.command or any("\0" in word for word in asked.command)):
+        raise bad_request("you must specify at least 1 command for the container, without NUL characters")
+
     async def run(streams: ExecStreams) -> int:
         if subresource == "exec":
             return await runtime.exec(namespace, pod, asked, streams)
@@ -78,15 +81,15 @@ async def _websocket(request: UpgradeRequest, subresource: str, namespace: str, 
     protocol = next((p for p in offered if p in supported), None)
     if protocol is None or "sec-websocket-key" not in request.headers:
         raise ApiError(400, "BadRequest", f"unable to upgrade: none of the protocols {offered} is supported")
+    forwarding = subresource == "portforward"
+    ports = portforward.ports_of(request.values("ports")) if forwarding and protocol != portforward.TUNNEL else []
+    run = None if forwarding else _runner(subresource, exec_request(request), namespace, pod, runtime)
     socket = WebSocket(*request.hijack())
     await socket.accept(request.headers, protocol)
-    if subresource != "portforward":
-        await remotecommand.serve_websocket(
-            socket, _runner(subresource, exec_request(request), namespace, pod, runtime)
-        )
+    if run is not None:
+        await remotecommand.serve_websocket(socket, run)
         return
     if protocol != portforward.TUNNEL:
-        ports = [int(port) for port in request.values("ports") if port.isdigit()]
         await portforward.serve_channels(socket, ports, runtime, namespace, pod)
         return
     session = SpdySession(socket.send)
@@ -106,6 +109,8 @@ async def _spdy(request: UpgradeRequest, subresource: str, namespace: str, pod: 
     protocol = next((p for p in offered if p in supported), None)
     if protocol is None:
         raise ApiError(403, "Forbidden", f"unable to upgrade: none of the protocols {offered} is supported")
+    asked = exec_request(request)
+    run = None if subresource == "portforward" else _runner(subresource, asked, namespace, pod, runtime)
     reader, writer = request.hijack()
     lines = ["HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Upgrade: SPDY/3.1"]
     writer.write(("\r\n".join([*lines, f"X-Stream-Protocol-Version: {protocol}"]) + "\r\n\r\n").encode())
@@ -119,13 +124,12 @@ async def _spdy(request: UpgradeRequest, subresource: str, namespace: str, pod: 
         return await reader.read(1 << 16)
 
     session = SpdySession(send)
-    if subresource == "portforward":
+    if run is None:
         serving = portforward.serve(session, runtime, namespace, pod)
     else:
-        asked = exec_request(request)
         wanted = {"stdin": asked.stdin, "stdout": asked.stdout, "stderr": asked.stderr, "resize": asked.tty}
         expected = {"error"} | {name for name, present in wanted.items() if present}
-        serving = remotecommand.serve_spdy(session, expected, _runner(subresource, asked, namespace, pod, runtime))
+        serving = remotecommand.serve_spdy(session, expected, run)
     await _with_session(session, receive, serving)
 
 
@@ -135,10 +139,12 @@ async def _with_session(
     """Feed the session while it is served."""
 
     async def pump() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while data := await receive():
-                await session.feed(data)
-        session.end()
+        try:
+            with contextlib.suppress(OSError, ValueError):
+                while data := await receive():
+                    await session.feed(data)
+        finally:
+            session.end()
 
     pumping = asyncio.create_task(pump())
     try:

@@ -12,6 +12,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+MAX_MESSAGE = 16 * 1024 * 1024
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 
@@ -57,6 +58,8 @@ class WebSocket:
         for event in self._connection.events():
             if isinstance(event, (BytesMessage, TextMessage)):
                 self._part += event.data.encode() if isinstance(event, TextMessage) else bytes(event.data)
+                if len(self._part) > MAX_MESSAGE:
+                    raise RemoteProtocolError(f"a message of more than {MAX_MESSAGE} bytes")
                 if event.message_finished:
                     self._messages.append(self._part)
                     self._part = b""
