@@ -282,7 +282,8 @@ class Writer:
             more = lambda: kind.strategy.validate_update(new, old)  # noqa: E731
             self._refuse(kind, call.name, _all(metadata_causes, causes, more))
             call.warnings.extend(kind.strategy.warnings(new, old))
-            self._bump(kind, new, old)
+            if call.subresource != "binding":  # where a pod runs is no change of what it is
+                self._bump(kind, new, old)
             self.server.gate.validate(call, new, old)
             if tracked and managed_fields.only_time_differs(new, old):
                 return current.object

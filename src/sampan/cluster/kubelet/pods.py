@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from sampan.cluster.kubelet import hosts, plain, status
 from sampan.cluster.kubelet.containers import UNKNOWN_EXIT, ContainerRunner
+from sampan.cluster.kubelet.ephemeral import Ephemerals
 from sampan.cluster.kubelet.node import Services
 from sampan.cluster.kubelet.source import ConfigError
 from sampan.cluster.kubelet.volumes import TOKEN_REFRESH, Volumes
@@ -57,6 +58,9 @@ class PodWorker:
         self._hosts_text = ""
         self.inits = [self._runner(spec) for spec in pod["spec"].get("initContainers") or ()]
         self.mains = [self._runner(spec) for spec in pod["spec"].get("containers") or ()]
+        self._prepared = False
+        self.ephemerals = Ephemerals(self._runner, lambda runner: self._start(runner, lambda _: False))
+        self.ephemerals.follow(pod, ready=False)
         self._closed = self.over
         if self.over:
             for runner, entry in self._known(old):
@@ -79,7 +83,7 @@ class PodWorker:
 
     @property
     def runners(self) -> list[ContainerRunner]:
-        return self.inits + self.mains
+        return self.inits + self.mains + self.ephemerals.runners
 
     def runner(self, name: str) -> ContainerRunner | None:
         return next((r for r in self.runners if r.name == name), None)
@@ -94,6 +98,7 @@ class PodWorker:
         ) != self.pod["metadata"].get("annotations"):
             self._refresh.set()
         self.pod = pod
+        self.ephemerals.follow(pod, ready=self._prepared and not (self.over or self._terminating))
         self._changed.set()
 
     def gone(self) -> None:
@@ -146,6 +151,8 @@ class PodWorker:
                 runner.directory.mkdir(parents=True, exist_ok=True)
             if self._resume():
                 await self._prepare()
+                self._prepared = True
+                self.ephemerals.follow(self.pod, ready=True)
                 deadline = asyncio.create_task(self._deadline())
                 try:
                     if await self._run_inits():
@@ -249,6 +256,7 @@ class PodWorker:
 
     async def _stop_sidecars(self) -> None:
         end = time.monotonic() + self._grace()
+        await asyncio.gather(*(r.stop(lambda: end - time.monotonic()) for r in self.ephemerals.runners))
         for runner in reversed([r for r in self.inits if r.spec.get("restartPolicy") == "Always"]):
             await runner.stop(lambda: end - time.monotonic())
 
@@ -399,6 +407,7 @@ class PodWorker:
         )
         where = status.phase(spec, self.initialized, mains, self.failure is not None or init_failed)
         created = bool(self._hosts_text)
+        debuggers = self.ephemerals.status()
         found: Object = {
             "phase": where,
             "conditions": status.conditions(
@@ -406,6 +415,7 @@ class PodWorker:
             ),
             "containerStatuses": mains,
             **({"initContainerStatuses": inits} if inits else {}),
+            **({"ephemeralContainerStatuses": debuggers} if debuggers else {}),
             **self._addresses(),
             "qosClass": status.qos_class(spec),
         }

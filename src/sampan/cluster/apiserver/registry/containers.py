@@ -69,6 +69,38 @@ def validate_containers(faults: Faults, spec: Object, path: str, volumes: set[An
                         )
             elif group == "containers":
                 _host_ports(faults, container, where, ports)
+    _ephemeral(faults, spec, f"{path}.ephemeralContainers", volumes)
+
+
+EPHEMERAL_FIELDS = frozenset((
+    "name", "image", "command", "args", "workingDir", "envFrom", "env", "volumeMounts", "volumeDevices",
+    "terminationMessagePath", "terminationMessagePolicy", "imagePullPolicy", "securityContext", "stdin", "stdinOnce",
+    "tty", "targetContainerName",
+))  # fmt: skip
+_NOT_EPHEMERAL = "cannot be set for an Ephemeral Container"
+
+
+def _ephemeral(faults: Faults, spec: Object, path: str, volumes: set[Any]) -> None:
+    """Ephemeral containers look at a pod and are no part of its work: no ports, probes, resources or hooks."""
+    others = {one.get("name") for group in ("containers", "initContainers") for one in maps(spec.get(group))}
+    seen = set(others)
+    for index, container in enumerate(maps(spec.get("ephemeralContainers"))):
+        where, name = f"{path}[{index}]", container.get("name")
+        faults.name(f"{where}.name", name, DNS_LABEL)
+        _container(faults, container, where, volumes)
+        if name and name in seen:
+            faults.duplicate(f"{where}.name", name)
+        seen.add(name)
+        target = container.get("targetContainerName")
+        if target and target not in others:
+            faults.not_found(f"{where}.targetContainerName", target)
+        for field, value in container.items():
+            if field not in EPHEMERAL_FIELDS and value not in (None, {}, []):
+                faults.forbidden(f"{where}.{field}", _NOT_EPHEMERAL)
+        for position, mount in enumerate(maps(container.get("volumeMounts"))):
+            for field in ("subPath", "subPathExpr"):
+                if mount.get(field):
+                    faults.forbidden(f"{where}.volumeMounts[{position}].{field}", _NOT_EPHEMERAL)
 
 
 def _container(faults: Faults, container: Object, where: str, volumes: set[Any]) -> None:

@@ -12,6 +12,7 @@ from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
 from sampan.cluster.apiserver.registry.podspec import validate_pod_spec
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import quantity
+from sampan.kube.errors import Cause, invalid
 from sampan.kube.objects import Object
 
 _CHANGEABLE = (
@@ -19,6 +20,7 @@ _CHANGEABLE = (
     "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
     "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
 )
+_FORBIDDEN = "FieldValueForbidden"
 _NOT_READY = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
@@ -85,15 +87,21 @@ class Pod(TableStrategy):
                 if spec.get(key) is None and before.get(key) is not None:
                     spec[key] = before[key]
             _tolerate_lost_nodes(spec)
+            if (spec.get("ephemeralContainers") or []) != (before.get("ephemeralContainers") or []):
+                # Only their own subresource adds them.
+                raise invalid("Pod", ctx.name, [Cause("spec", f"Forbidden: {_CHANGEABLE}", _FORBIDDEN)])
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         return pod_spec_advice(new.get("spec"), "spec") if old is None else []
 
     def validate(self, faults: Faults, obj: Object) -> None:
         validate_pod_spec(faults, obj.get("spec"), "spec")
-        for container in maps(sub(obj, "spec").get("ephemeralContainers")):
-            if not container.get("name"):
-                faults.required("spec.ephemeralContainers[0].name")
+
+    def validate_create(self, obj: Object) -> list[Cause]:
+        causes = super().validate_create(obj)
+        if sub(obj, "spec").get("ephemeralContainers"):
+            causes.append(Cause("spec.ephemeralContainers", "Forbidden: cannot be set on create", _FORBIDDEN))
+        return causes
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         after, before = sub(new, "spec"), sub(old, "spec")
@@ -107,10 +115,12 @@ class Pod(TableStrategy):
         kept = maps(after.get("tolerations"))
         if any(toleration not in kept for toleration in maps(before.get("tolerations"))):
             faults.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds")
-        if after.get("ephemeralContainers") != before.get("ephemeralContainers"):
-            gone = {c.get("name") for c in maps(before.get("ephemeralContainers"))}
-            if gone - {c.get("name") for c in maps(after.get("ephemeralContainers"))}:
-                faults.forbidden("spec.ephemeralContainers", "existing ephemeral containers may not be removed")
+        present = {one.get("name"): one for one in maps(after.get("ephemeralContainers"))}
+        for one in maps(before.get("ephemeralContainers")):
+            if present.get(one["name"]) != one:
+                fate = "changed" if one["name"] in present else "removed"
+                why = f'existing ephemeral containers "{one["name"]}" may not be {fate}\n'
+                faults.forbidden("spec.ephemeralContainers", why)
         if _fixed(after) != _fixed(before):
             faults.forbidden("spec", _CHANGEABLE)
 
