@@ -29,13 +29,15 @@ class ApiError(Exception):
         self.reason = reason
         self.message = message
         self.details = details or {}
+        self.metadata: dict[str, Any] = {}
+        """Of the Status: a `continue` token to go on with, where a list has expired."""
 
     def status(self) -> dict[str, Any]:
         """The `Status` object that goes over the wire."""
         status: dict[str, Any] = {
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": self.metadata,
             "status": "Failure",
             "message": self.message,
         }

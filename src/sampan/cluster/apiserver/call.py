@@ -69,7 +69,9 @@ class Call(Struct):
         return manager or self.user_agent.partition("/")[0] or "unknown"
 
     def flag(self, name: str) -> bool:
-        return self.query.get(name, "") in TRUE
+        """A parameter that is there and not said to be false, as upstream reads them."""
+        text = self.query.get(name)
+        return text is not None and text.lower() not in {"false", "0"}
 
     def number(self, name: str, default: int = 0) -> int:
         """A non-negative integer parameter. Raises ApiError 400."""
@@ -93,8 +95,20 @@ class Frame(Struct, frozen=True):
         return self.entry.object if self.entry is not None else self.obj or {}
 
     def encode(self) -> bytes:
-        body = self.entry.encoded if self.entry is not None else msgspec.json.encode(self.obj)
-        return b'{"type":"%b","object":%b}\n' % (self.type.encode(), body)
+        if self.entry is None:
+            return b'{"type":"%b","object":%b}\n' % (self.type.encode(), msgspec.json.encode(self.obj))
+        key = (self.type, self.entry.revision)
+        made = _lines.get(key)
+        if made is None or made[0] is not self.entry:
+            if len(_lines) >= LINES:
+                _lines.clear()
+            made = _lines[key] = (self.entry, b'{"type":"%b","object":%b}\n' % (self.type.encode(), self.entry.encoded))
+        return made[1]
+
+
+LINES = 256
+_lines: dict[tuple[str, int], tuple[Entry, bytes]] = {}
+"""The latest changes as they go out: made once, for all who watch."""
 
 
 class Answer(Struct):

@@ -27,6 +27,15 @@ LAST_BOOKMARK_SECONDS = 2.0
 """Before the end of a watch."""
 LONGEST_WATCH = 3600.0
 _HEAD = re.compile(rb'\{"kind":"[^"]*","apiVersion":"[^"]*",')
+INCONSISTENT = -1
+"""In place of the revision of a `continue` token: what is there now will do."""
+CONTINUES = "meta.k8s.io/v1"
+TOO_OLD = (
+    "The provided continue parameter is too old to display a consistent list result. You can start a new list without"
+    " the continue parameter, or use the continue token in this response to retrieve the remainder of the results."
+    " Continuing with the provided token results in an inconsistent list - objects that were created, modified, or"
+    " deleted between the time the first chunk was returned and now may show up in the list."
+)
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 Matches = Callable[[Object], bool]
@@ -113,8 +122,10 @@ class Reader:
         revision, after = self.store.revision, ""
         if token:
             revision, after = _read_token(token)
-            if revision > self.store.revision:
-                raise bad_request("the continue token is not valid")
+            if revision == INCONSISTENT:
+                revision = self.store.revision
+            elif revision > self.store.revision or revision < 0:
+                raise bad_request("invalid continue token: continue key is not valid: it is of another cluster")
         elif match == "Exact" and version:
             revision = version
         if revision == self.store.revision:
@@ -123,12 +134,10 @@ class Reader:
             try:
                 entries = table.scan_at(revision, prefix, after)
             except ApiError:
-                raise expired(
-                    "The provided continue parameter is too old to display a consistent list result. You must start a"
-                    " new list without the continue parameter."
-                    if token
-                    else f"The resourceVersion for the provided list is too old: {revision}"
-                ) from None
+                error = expired(TOO_OLD if token else "The resourceVersion for the provided list is too old.")
+                if token:
+                    error.metadata = {"continue": _token(INCONSISTENT, after)}
+                raise error from None
         return self._page(kind, entries, matches, limit, revision)
 
     @staticmethod
@@ -169,9 +178,14 @@ class Reader:
         listoptions.check(call, watch=True)
         matches, version = selector(call), version_of(call)
         initial = call.query.get("sendInitialEvents")
-        self._not_from_the_future(version)
-        table = self.store.table(call.served.table)
         streaming_list = call.flag("sendInitialEvents")
+        try:
+            self._not_from_the_future(version)
+        except ApiError as error:
+            if streaming_list:  # told within the stream
+                return _failed(error)
+            raise
+        table = self.store.table(call.served.table)
         since = self.store.revision
         with_state = streaming_list or (initial is None and not version)
         if not with_state and version:
@@ -258,6 +272,10 @@ def _next_bookmark(now: float, end: float) -> float:
     return later if later > now else end + 1
 
 
+async def _failed(error: ApiError) -> AsyncIterator[Frame]:
+    yield Frame("ERROR", obj=error.status())
+
+
 def _without_kind(obj: Object) -> Object:
     return {name: value for name, value in obj.items() if name not in {"apiVersion", "kind"}}
 
@@ -269,13 +287,23 @@ def _anonymous(entry: Entry) -> bytes:
 
 
 def _token(revision: int, key: str) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode([revision, key])).decode().rstrip("=")
+    """Where a list goes on: after `key`, as of `revision`; INCONSISTENT is the present."""
+    token = {"v": CONTINUES, "rv": revision, "start": f"{key}\0"}
+    return base64.urlsafe_b64encode(msgspec.json.encode(token)).decode().rstrip("=")
+
+
+class _Token(msgspec.Struct):
+    v: str
+    rv: int
+    start: str
 
 
 def _read_token(text: str) -> tuple[int, str]:
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        revision, key = msgspec.json.decode(raw, type=tuple[int, str])
-    except (ValueError, msgspec.MsgspecError):
-        raise bad_request("continue key is not valid") from None
-    return revision, key
+        token = msgspec.json.decode(raw, type=_Token)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise bad_request(f"invalid continue token: continue key is not valid: {error}") from None
+    if token.v != CONTINUES or not token.start:
+        raise bad_request("invalid continue token: continue key is not valid: it is of another version")
+    return token.rv, token.start.rstrip("\0")

@@ -202,6 +202,8 @@ class ApiServer:
             group, version, rest = parts[1], parts[2], parts[3:]
         else:
             return
+        old_watch = len(rest) > 1 and rest[0] == "watch" and call.method == "GET"
+        rest = rest[1:] if old_watch else rest  # `/api/v1/watch/...`, which came before `?watch=true`
         if len(rest) > 2 and rest[0] == "namespaces" and not (len(rest) == 3 and rest[2] in NAMESPACE_PARTS):
             call.namespace, rest = rest[1], rest[2:]
         kind = self.catalog.find(group, version, rest[0])
@@ -226,8 +228,8 @@ class ApiServer:
             verb = ""
         if not verb:
             raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-        if verb in {"list", "get"} and not call.subresource and call.flag("watch"):
-            if call.name:
+        if old_watch or (verb == "list" and not call.subresource and call.flag("watch")):
+            if call.name:  # by its old path, which alone can name one object
                 selector = call.query.get("fieldSelector")
                 named = f"metadata.name={call.name}"
                 call.query = {**call.query, "fieldSelector": f"{selector},{named}" if selector else named}
