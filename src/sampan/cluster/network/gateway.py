@@ -18,6 +18,7 @@ from sampan.cluster.network.router import DNS_PORT, GATEWAY_PORT
 
 _SO_ORIGINAL_DST = 80
 _CHUNK = 1 << 16
+DNS_FAR_PORT = 53
 _DNS_SECONDS = 5.0
 
 
@@ -114,7 +115,7 @@ class _Names(asyncio.DatagramProtocol):
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far, contextlib.suppress(OSError, TimeoutError):
             far.setblocking(False)
-            far.connect((name_server(), DNS_PORT))
+            far.connect((name_server(), DNS_FAR_PORT))
             await loop.sock_sendall(far, data)
             async with asyncio.timeout(_DNS_SECONDS):
                 answer = await loop.sock_recv(far, _CHUNK)

@@ -65,9 +65,11 @@ def jump(chain: str) -> bytes:
     return verdict(_JUMP, chain)
 
 
-def refuse() -> bytes:
-    """ICMP "port unreachable": connect() fails at once with ECONNREFUSED, over TCP and UDP alike."""
-    return expression("reject", _number(1, 0), attribute(2, b"\x03"))
+def refusals() -> list[bytes]:
+    """Two rules' worth: connect() fails at once with ECONNREFUSED. TCP by a reset, as ICMP is limited to one a second;
+    the rest by ICMP "port unreachable"."""
+    reset = protocol(socket.IPPROTO_TCP) + expression("reject", _number(1, 1), attribute(2, b"\0"))
+    return [reset, expression("reject", _number(1, 0), attribute(2, b"\x03"))]
 
 
 def protocol(number: int) -> bytes:

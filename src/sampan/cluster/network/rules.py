@@ -67,7 +67,7 @@ def compile_rules(number: int, isolation: Isolation, pods: frozenset[str], servi
             name = f"{direction}-{index}"
             batch.chain(TABLE, name)
             _allowances(batch, name, other, allowed)
-            batch.rule(TABLE, name, nftables.refuse())
+            _refuse(batch, name)
             batch.addresses(TABLE, name, members)
             batch.rule(TABLE, "pods", _load(own, 4), nftables.in_set(name), nftables.jump(name))
     return batch
@@ -83,7 +83,12 @@ def _services(batch: Batch, isolation: Isolation, pods: frozenset[str], services
         for address in service.addresses:
             at = [_load(_DESTINATION, 4), nftables.compare(EQUAL, socket.inet_aton(address))]
             at += _port(Ports(service.protocol, service.port, service.port))
-            batch.rule(TABLE, "services", *at, _load(_SOURCE, 4), nftables.in_set(name), nftables.refuse())
+            _refuse(batch, "services", *at, _load(_SOURCE, 4), nftables.in_set(name))
+
+
+def _refuse(batch: Batch, chain: str, *when: bytes) -> None:
+    for refusal in nftables.refusals():
+        batch.rule(TABLE, chain, *when, refusal)
 
 
 def refused_sources(isolation: Isolation, pods: frozenset[str], service: Service) -> frozenset[str]:
