@@ -22,10 +22,10 @@ from benchmarks.cluster.sides import Side
 from benchmarks.cluster.wire import Connection, Measured, Wire, load, percentile
 
 AREA = "cluster"
-ROUNDS = 7
+ROUNDS = 5
 STARTS = 3
 CONNECTIONS = 16
-BATCH = 480
+BATCH = 320
 """Requests of one verb in one round."""
 WATCHERS = 100
 SIZES = (10_000, 50_000)

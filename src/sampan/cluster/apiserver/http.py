@@ -27,6 +27,8 @@ BODY_TIMEOUT = 30.0
 IDLE_TIMEOUT = 180.0
 WRITE_TIMEOUT = 30.0
 """Seconds a client may leave our answer unread."""
+EASY = 64 * 1024
+"""Bytes not yet taken by the system for which nobody need wait."""
 LINGER, LINGER_BYTES = 2.0, 16 * 1024 * 1024
 """How long, and how far, a refused request is read on."""
 
@@ -320,6 +322,9 @@ class Connection:
         await self._drain()
 
     async def _drain(self) -> None:
+        transport = self.writer.transport
+        if transport.get_write_buffer_size() < EASY and not transport.is_closing():
+            return  # as nearly always; the time-out alone costs more than the write
         async with asyncio.timeout(WRITE_TIMEOUT):
             await self.writer.drain()
 

@@ -98,7 +98,18 @@ def unmanaged(obj: Any) -> Any:
 def changes(schema: Schema, before: Object | None, after: Object) -> tuple[Fields, Fields]:
     """(set, removed) between two objects, as far as fields are owned at all."""
     empty: Object = {"metadata": {}}  # there from the start
-    return sets.compare(schema, {**empty, **unmanaged(before or zeros.of(schema))}, {**empty, **unmanaged(after)})
+    return sets.compare(schema, {**empty, **unmanaged(before or _zero(schema))}, {**empty, **unmanaged(after)})
+
+
+_ZEROS: dict[int, tuple[Schema, Object]] = {}
+
+
+def _zero(schema: Schema) -> Object:
+    """`zeros.of` a root schema, made once. Never changed."""
+    found = _ZEROS.get(id(schema))
+    if found is None or found[0] is not schema:
+        found = _ZEROS[id(schema)] = (schema, zeros.of(schema))
+    return found[1]
 
 
 def is_reset(entries: Any) -> bool:
