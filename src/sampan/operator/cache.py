@@ -8,7 +8,7 @@ made, so it needs no expectations and no waiting.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sampan.kube.client import Client
@@ -27,9 +27,11 @@ def by_owner(obj: Object) -> list[str]:
 
 
 class Cache:
-    """One informer per (resource, namespace, selectors). Informers asked for after `start` start at once."""
+    """One informer per (resource, namespace, selectors). Informers asked for after `start` start at once. `trim` is
+    every informer's: what it leaves out of an object (in a copy) is never kept."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, trim: Callable[[Object], Object] | None = None) -> None:
+        self._trim = trim
         self.client = ObservingClient(client.transport, self)
         self._reading = client
         self._informers: dict[tuple[Resource, str | None, str, str], Informer] = {}
@@ -48,7 +50,9 @@ class Cache:
         identity = (resource, namespace, labels, fields)
         informer = self._informers.get(identity)
         if informer is None:
-            informer = Informer(self._reading, resource, namespace=namespace, labels=labels, fields=fields)
+            informer = Informer(
+                self._reading, resource, namespace=namespace, labels=labels, fields=fields, trim=self._trim
+            )
             informer.add_index(OWNER, by_owner)
             self._informers[identity] = informer
             if self._started:

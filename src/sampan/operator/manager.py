@@ -4,10 +4,12 @@ stop."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from sampan.kube.client import Client
+from sampan.kube.objects import Object
 from sampan.operator.cache import Cache
 from sampan.operator.controller import Controller
 from sampan.operator.events import Recorder
@@ -15,10 +17,10 @@ from sampan.operator.events import Recorder
 
 class Manager:
     """Add controllers, then `start`. No controller reconciles before every informer holds its first list.
-    Each records its events under its `component`."""
+    Each records its events under its `component`. `trim` is the cache's."""
 
-    def __init__(self, client: Client) -> None:
-        self.cache = Cache(client)
+    def __init__(self, client: Client, trim: Callable[[Object], Object] | None = None) -> None:
+        self.cache = Cache(client, trim)
         self.controllers: list[Controller] = []
         self._recorders: list[Recorder] = []
         self._started = False

@@ -32,6 +32,7 @@ from sampan.cluster.controllers.scheduler import Scheduler
 from sampan.cluster.controllers.statefulset import StatefulSetController
 from sampan.cluster.controllers.volumes import VolumeBinder, VolumePhase
 from sampan.kube.client import Client
+from sampan.kube.objects import Object
 from sampan.operator import Controller, Manager
 
 __all__ = ["all_controllers", "manager"]
@@ -73,6 +74,14 @@ def all_controllers(
     ]
 
 
+def without_managers(obj: Object) -> Object:
+    """An object without its managedFields, which no controller reads and which are most of what it takes in memory."""
+    metadata = obj["metadata"]
+    if "managedFields" not in metadata:
+        return obj
+    return {**obj, "metadata": {name: value for name, value in metadata.items() if name != "managedFields"}}
+
+
 def manager(
     client: Client,
     *,
@@ -84,7 +93,7 @@ def manager(
 ) -> Manager:
     """All controllers over one shared cache, not started yet. `manager.cache` may be shared with the kubelet and
     proxy."""
-    made = Manager(client)
+    made = Manager(client, without_managers)
     for controller in all_controllers(
         usage=usage,
         volumes=volumes,
