@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import signal
 import subprocess
 import sys
@@ -69,6 +70,11 @@ def real(directory: Path) -> Side:
     return Side("kube-apiserver + etcd", directory, start_real)
 
 
+def environment() -> dict[str, str]:
+    """Ours, but that Python keeps what it compiles, as an installed package has it compiled."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def _start_ours(directory: Path) -> Target:
     """The whole embedded cluster, controllers, kubelet and proxy included."""
     place = directory / "cluster"
@@ -76,7 +82,7 @@ def _start_ours(directory: Path) -> Target:
     ready.unlink(missing_ok=True)  # a killed one leaves its own behind
     command = [sys.executable, "-m", "sampan.cluster", "--directory", str(place), "--with-parent"]
     with (directory / "output.log").open("ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment())
     target = Target("embedded", place / "kubeconfig", [process])
     give_up = time.monotonic() + 120
     while not ready.exists():

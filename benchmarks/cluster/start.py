@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import ROOT, Row, row
+from benchmarks.cluster.sides import environment
 
 AREA = "cluster"
 SHOP = ROOT / "examples/shop"
@@ -51,6 +52,7 @@ def _up(target: Path | None) -> dict[str, float]:
             cwd=scratch,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment(),
         )
         try:
             return _follow(child, began, Path(scratch) / ".sampan/cluster.log")
