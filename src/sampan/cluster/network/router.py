@@ -11,9 +11,11 @@ own, and `route_localnet` lets the rest of 127.0.0.0/8 leave them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 from sampan.cluster.kubelet import linux, wire
@@ -68,6 +70,7 @@ class _Router:
             linux.enter_user_namespace()
         linux.unshare(linux.CLONE_NEWNET)
         self.namespace = _own_namespace()
+        _free_ports()
         self.route = Netlink(netlink.ROUTE)
         netlink.set_up(self.route, LOOPBACK)
         netlink.add_address(self.route, LOOPBACK, self.address, 32)
@@ -82,6 +85,7 @@ class _Router:
         try:
             linux.unshare(linux.CLONE_NEWNET)
             made = _own_namespace()
+            _free_ports()
             route = Netlink(netlink.ROUTE)
             try:
                 netlink.set_up(route, LOOPBACK)
@@ -123,6 +127,12 @@ class _Router:
             if made.type == socket.SOCK_STREAM:
                 made.listen(1024)
         return made.detach()
+
+
+def _free_ports() -> None:
+    """Ports below 1024 are for everybody in here, as container runtimes have it: nobody else's are at stake."""
+    with contextlib.suppress(OSError):  # /proc/sys read-only, in a container: then they are root's
+        Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
 
 
 def _own_namespace() -> int:
