@@ -37,6 +37,8 @@ log = logging.getLogger("sampan.cluster")
 _PR_SET_PDEATHSIG = 1
 API_PORT = 6443
 STOP_SECONDS = 30.0
+COLLECT = (10_000, 20, 20)
+"""The collector's thresholds: a request makes hundreds of containers, none of them in a cycle."""
 AUTO, PODS, LOOPBACK = MODES = ("auto", "pods", "loopback")
 CANNOT = {
     PODS: [
@@ -151,19 +153,23 @@ class Cluster:
 
     async def _start(self) -> None:
         from sampan.cluster.apiserver.pki import Pki
+
+        phases = self.phases
+        self._slice = owned = acquire(self.directory)
+        pki = Pki(self.directory / "pki")
+        names = ("127.0.0.1", owned.node, f"127.{owned.number}.128.1", f"10.{owned.number}.0.1")
+        # Keys and certificates wait for the disk while we import.
+        certificates = asyncio.get_running_loop().run_in_executor(None, pki.ensure, names)
         from sampan.cluster.apiserver.server import ApiServer
         from sampan.cluster.store.store import Store
 
-        phases = self.phases
         phases.done("imports")
-        self._slice = owned = acquire(self.directory)
         mode = self._network_mode()
         router = self._zygote.router(owned.number) if mode == PODS else None
         store = Store.open(self.directory / "cluster.db")
         self._stops.append(("store", store.close))
         phases.done("store")
-        pki = Pki(self.directory / "pki")
-        pki.ensure(("127.0.0.1", owned.node, f"127.{owned.number}.128.1", f"10.{owned.number}.0.1"))
+        await certificates
         phases.done("certificates")
         settings = {"service_cidr": owned.service_cidr, "node_name": "sampan", "node_ip": owned.node}
         api = ApiServer(store, pki, settings)
@@ -186,6 +192,7 @@ class Cluster:
         self._write("cluster.json", json.dumps(self.info) + "\n")
         phases.done("API server")
         phases.report("API ready")
+        gc.enable()
         network = await self._network(router, owned)
         await self._start_node(api, port, owned, (ingress, tls), network)
 
@@ -336,6 +343,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.getppid() == 1:
             return 1
     phases = Phases()
+    gc.disable()  # until the API answers: nothing made before is garbage
+    gc.set_threshold(*COLLECT)
     directory: Path = arguments.directory.resolve()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)

@@ -14,8 +14,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate, CertificateBuilder
@@ -88,22 +86,27 @@ class Pki:
         def data(name: str) -> str:
             return base64.b64encode(self.read(name)).decode()
 
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [
-                {"name": "sampan", "cluster": {"server": server, "certificate-authority-data": data("ca.crt")}}
-            ],
-            "users": [
-                {
-                    "name": ADMIN,
-                    "user": {"client-certificate-data": data("admin.crt"), "client-key-data": data("admin.key")},
-                }
-            ],
-            "contexts": [{"name": "sampan", "context": {"cluster": "sampan", "user": ADMIN, "namespace": namespace}}],
-            "current-context": "sampan",
-        }
-        return yaml.safe_dump(document, sort_keys=False).encode()
+        # Written out: a library for YAML takes as long to import as the rest of this takes.
+        return f"""apiVersion: v1
+kind: Config
+clusters:
+- name: sampan
+  cluster:
+    server: {server}
+    certificate-authority-data: {data("ca.crt")}
+users:
+- name: {ADMIN}
+  user:
+    client-certificate-data: {data("admin.crt")}
+    client-key-data: {data("admin.key")}
+contexts:
+- name: sampan
+  context:
+    cluster: sampan
+    user: {ADMIN}
+    namespace: {namespace}
+current-context: sampan
+""".encode()
 
 
 def _make_all(pki: Pki) -> None:
