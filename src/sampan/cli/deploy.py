@@ -31,6 +31,8 @@ PRUNED = (
     kinds.HORIZONTAL_POD_AUTOSCALER,
     kinds.POD_DISRUPTION_BUDGET,
     kinds.NETWORK_POLICY,
+    kinds.ROLE_BINDING,
+    kinds.ROLE,
     kinds.SERVICE_ACCOUNT,
 )
 WORKLOADS = (kinds.DEPLOYMENT, kinds.STATEFUL_SET, kinds.DAEMON_SET)

@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     issuer = command("issuer", "Run the development issuer: tokens for local work, from loopback only.")
     issuer.add_argument("--host", help="a loopback address (127.0.0.1)")
     issuer.add_argument("--port", type=int, help="where to listen, 0 for a free port (9400)")
+    issuer.add_argument("--with-cluster", action="store_true", help="end when the cluster of the directory does")
 
     token = command("token", "Print a token of the development issuer.")
     token.add_argument("--subject", required=True, metavar="NAME", help="who it is of")

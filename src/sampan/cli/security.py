@@ -35,7 +35,11 @@ def issuer(arguments: argparse.Namespace) -> int:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        following = [_until_down(Path(arguments.directory), stop)] if arguments.with_cluster else []
+        tasks = [asyncio.create_task(one) for one in following]
         await stop.wait()
+        for task in tasks:
+            task.cancel()
         await server.stop()
 
     try:
@@ -45,6 +49,18 @@ def issuer(arguments: argparse.Namespace) -> int:
     except (OSError, RuntimeError) as error:
         raise Failure(f"it cannot listen on {host}:{port}: {error}") from error
     return 0
+
+
+async def _until_down(directory: Path, stop: asyncio.Event) -> None:
+    """Set `stop` when the cluster of `directory`, which is perhaps only starting, runs no more."""
+    from sampan.cli.process import ClusterProcess
+
+    process, patience = ClusterProcess(directory), 60
+    while patience:
+        running = process.pid() is not None
+        patience = 4 if running else patience - 1  # two seconds: a lock may be passed on
+        await asyncio.sleep(0.5)
+    stop.set()
 
 
 def token(arguments: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from sampan.cli.process import ClusterProcess
 from sampan.cli.view import View, make
 
 if TYPE_CHECKING:
+    from sampan.cli.issuing import Issuing
     from sampan.cli.project import Project
     from sampan.kube.client import Client
     from sampan.kube.objects import Object
@@ -67,6 +68,7 @@ class _Up:
         self._process = ClusterProcess(Path(arguments.directory))
         self._began = time.monotonic()
         self._ours = False
+        self._issuing: Issuing | None = None
 
     def run(self) -> int:
         detach = self._arguments.detach
@@ -121,9 +123,11 @@ class _Up:
 
         assert self._project is not None
         application, environment = self._project.application, self._arguments.env
-        self._backing = Backing(engines=_engines(self._process.directory, application))
         try:
             application.validate()
+            self._backing = Backing(
+                engines=_engines(self._process.directory, application), issuer=self._start_issuer(application)
+            )
             named = images.register(self._project, self._process.directory)
             self._objects = compile_application(
                 application,
@@ -144,6 +148,20 @@ class _Up:
                 event="substitute",
                 engine=engine,
             )
+
+    def _start_issuer(self, application: Application) -> str:
+        """The development issuer's URL, "" where nobody here believes it. It starts beside the cluster."""
+        from sampan.compile.identity import trusts_developers
+
+        local = application.environment(self._arguments.env).is_local
+        believers = [service for service in application.services if trusts_developers(service, local)]
+        if not believers:
+            return ""
+        from sampan.cli.issuing import Issuing
+
+        self._issuing = self._issuing or Issuing(self._process)
+        self._issuing.believers = believers
+        return self._issuing.start()
 
     async def _bring_up(self, info: dict[str, Any]) -> int:
         from sampan.kube.client import Client
@@ -182,6 +200,8 @@ class _Up:
             first = [obj for obj in self._objects if obj["kind"] == "Namespace"]
             await deploy.apply(client, first)
             await self._create_secrets(client)
+        if self._issuing is not None:
+            await asyncio.to_thread(self._issuing.wait)
         await deploy.apply(client, await deploy.keep_scale(client, self._objects), self._namespace)
         if self._project is not None:
             for gone in await deploy.prune(client, self._project.application.name, self._namespace, self._objects):
@@ -202,7 +222,7 @@ class _Up:
         from sampan.kube.errors import ApiError
 
         assert self._project is not None
-        existing = {obj["metadata"]["name"] for obj in (await client.list(kinds.SECRET, self._namespace)).items}
+        existing = {obj["metadata"]["name"]: obj for obj in (await client.list(kinds.SECRET, self._namespace)).items}
         made = local_secrets(self._project.application, self._arguments.env, backing=self._backing, existing=existing)
         for secret in made:
             try:
@@ -220,6 +240,9 @@ class _Up:
             for path in (rule.get("http") or {}).get("paths") or ()
         )
         ingress = str(info.get("ingress", "")).rstrip("/")
+        if self._issuing is not None:
+            for line in self._issuing.words():
+                self._view.say(f"  {line}", event="issuer", url=self._issuing.url)
         for host, path in routes:
             self._view.say(
                 f"  {ingress}{path}" + (f"  (host {host})" if host else ""),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sampan.compile import backing as _backing
-from sampan.compile import config, jobs, network, patches, routing, scaling, workloads
+from sampan.compile import config, identity, jobs, network, patches, routing, scaling, workloads
 from sampan.compile.bindings import Binding
 from sampan.compile.bindings import bindings as _bindings
 from sampan.compile.bindings import local_secrets as _local_secrets
@@ -17,7 +17,7 @@ from sampan.compile.context import Backing, Context, Item, fresh
 from sampan.model.reference import reference_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Mapping
 
     from sampan.kube.objects import Object
     from sampan.model import Application, Environment, Job, Service
@@ -50,10 +50,17 @@ def bindings(app: Application, environment: str = "dev", *, backing: Backing | N
 
 
 def local_secrets(
-    app: Application, environment: str = "dev", *, backing: Backing, existing: Container[str] = ()
+    app: Application,
+    environment: str = "dev",
+    *,
+    backing: Backing,
+    existing: Container[str] | Mapping[str, Object] = (),
 ) -> list[Object]:
-    """The binding Secrets for stores run beside the services, with fresh passwords; `existing` are left out."""
-    return list(_local_secrets(_context(app, environment, None, backing, None), existing))
+    """The Secrets an environment whose stores run beside the services makes for itself: bindings with fresh passwords,
+    certificates of services that speak TLS. `existing` (names, or the objects by name) are left out."""
+    context = _context(app, environment, None, backing, None)
+    made = [base.overridden(context.overrides(base)) for base in app.workloads]
+    return [*_local_secrets(context, existing), *identity.certificates(context, existing, made)]
 
 
 def namespace_of(app: Application, environment: str = "dev") -> str:

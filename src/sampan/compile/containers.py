@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from sampan.compile import identity
 from sampan.compile.context import version_of
 from sampan.model import Config, Database, Service
 from sampan.model.syntax import quantity
@@ -45,6 +46,7 @@ def environment(context: Context, workload: Workload, image: str) -> list[dict[s
         own["PORT"] = str(workload.port)
         if workload.grpc is not None:
             own["GRPC_PORT"] = str(workload.grpc.port)
+    own |= identity.variables(context, workload)
     result: list[dict[str, Any]] = [
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in DOWNWARD.items()
     ]
@@ -52,8 +54,10 @@ def environment(context: Context, workload: Workload, image: str) -> list[dict[s
     return result
 
 
-def volumes(context: Context, handles: list[Handle]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Volumes and mounts: bindings, configuration, shared data, and a writable /tmp."""
+def volumes(
+    context: Context, handles: list[Handle], certificate: str = ""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Volumes and mounts: bindings, configuration, shared data, the Secret `certificate`, and a writable /tmp."""
     found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for handle in handles:
         if isinstance(handle, Config):
@@ -63,6 +67,8 @@ def volumes(context: Context, handles: list[Handle]) -> tuple[list[dict[str, Any
             name, path = f"binding-{handle.directory}", f"/bindings/{handle.directory}"
             source = {"secret": {"secretName": name}}
         found[name] = (source, {"mountPath": path, "readOnly": True})
+    if certificate:
+        found["tls"] = ({"secret": {"secretName": certificate}}, {"mountPath": identity.TLS_PATH, "readOnly": True})
     if any(map(context.on_volume, handles)):
         found["data"] = ({"persistentVolumeClaim": {"claimName": "data"}}, {"mountPath": "/data"})
     found["tmp"] = ({"emptyDir": {}}, {"mountPath": "/tmp"})  # noqa: S108 - the path inside the container
@@ -87,8 +93,9 @@ def _memory(size: Decimal) -> str:
     return f"{int(mebibytes)}Mi" if mebibytes == int(mebibytes) else str(int(size))
 
 
-def probe(declared: Probe) -> dict[str, Any]:
-    body: dict[str, Any] = {"httpGet": {"path": declared.path, "port": "http"}}
+def probe(declared: Probe, *, tls: bool = False) -> dict[str, Any]:
+    asked: dict[str, Any] = {"path": declared.path, "port": "https" if tls else "http"}
+    body: dict[str, Any] = {"httpGet": asked | ({"scheme": "HTTPS"} if tls else {})}
     if declared.delay:
         body["initialDelaySeconds"] = declared.delay
     return {
@@ -100,8 +107,9 @@ def probe(declared: Probe) -> dict[str, Any]:
 
 
 def listens(service: Service) -> dict[str, int]:
-    """The ports of its container by name. `http` is always there: probes and metrics are asked over it."""
-    return {"http": service.port} | ({} if service.grpc is None else {"grpc": service.grpc.port})
+    """The ports of its container by name. HTTP is always there: probes and metrics are asked over it."""
+    http, grpc = ("http", "grpc") if service.tls is None else ("https", "grpcs")
+    return {http: service.port} | ({} if service.grpc is None else {grpc: service.grpc.port})
 
 
 def migrated(grants: list[Grant]) -> list[Database]:
@@ -117,7 +125,7 @@ def migrated(grants: list[Grant]) -> list[Database]:
 def pod(context: Context, workload: Service | Job, command: list[str]) -> dict[str, Any]:
     """The pod specification, without a restart policy."""
     image = context.images(workload.name)
-    listed, mounts = volumes(context, workload.handles)
+    listed, mounts = volumes(context, workload.handles, identity.secret_name(workload) if workload.tls else "")
     common = {
         "image": image,
         "imagePullPolicy": "IfNotPresent",
@@ -133,16 +141,16 @@ def pod(context: Context, workload: Service | Job, command: list[str]) -> dict[s
             "ports": [
                 {"name": name, "containerPort": number, "protocol": "TCP"} for name, number in listens(workload).items()
             ],
-            "startupProbe": probe(workload.startup),
-            "readinessProbe": probe(workload.readiness),
-            "livenessProbe": probe(workload.liveness),
+            "startupProbe": probe(workload.startup, tls=workload.tls is not None),
+            "readinessProbe": probe(workload.readiness, tls=workload.tls is not None),
+            "livenessProbe": probe(workload.liveness, tls=workload.tls is not None),
         }
         if not context.local:
             container["lifecycle"] = {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}}
             grace += DRAIN_SECONDS
     spec: dict[str, Any] = {
         "serviceAccountName": workload.name,
-        "automountServiceAccountToken": False,
+        "automountServiceAccountToken": identity.reads_endpoints(workload),
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace,
         "securityContext": POD_SECURITY,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MESSAGING = "messaging"
 HTTP_PORT = 8080
 """The port at which a Service of ours is reached, whatever its container listens on."""
+HTTPS_PORT = 8443
+"""The same where it speaks TLS."""
 GRPC_PORT = 9090
 """The same for gRPC."""
 
@@ -26,11 +28,12 @@ class Backing:
     """Backing stores that run beside the services, as on a laptop.
 
     `engines` are the database servers this machine can run; a database of any other engine becomes SQLite on a shared
-    volume. `storage` is the size of each volume.
+    volume. `storage` is the size of each volume. `issuer` is the URL of the development issuer, where one runs.
     """
 
     engines: frozenset[str] = frozenset({"mysql", "postgresql"})
     storage: str = "1Gi"
+    issuer: str = ""
 
 
 class Item(NamedTuple):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from sampan.compile import identity
 from sampan.compile.containers import pod
 from sampan.compile.context import Item, version_of
 from sampan.compile.workloads import service_account
@@ -22,6 +23,7 @@ START_WITHIN_SECONDS = 300
 def job(context: Context, declared: Job) -> Iterator[Item]:
     labels = context.labels("job", declared.name)
     yield service_account(context, declared, labels)
+    yield from identity.access(context, declared)
     version = version_of(context.images(declared.name), context.app.version)
     spec = {
         "backoffLimit": declared.retries,

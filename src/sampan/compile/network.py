@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from sampan.compile import identity
 from sampan.compile.bindings import PORTS, server_name, type_of
 from sampan.compile.containers import listens
 from sampan.compile.context import Item, selector
@@ -47,6 +48,8 @@ def policy(context: Context, declared: Workload) -> Iterator[Item]:
         callee = context.app.service(name)
         ports = [{"protocol": "TCP", "port": port} for port in listens(callee).values()]
         egress.append({"to": _pods(context, [callee]), "ports": ports})
+    if identity.reads_endpoints(declared):
+        egress.append({"ports": [{"protocol": "TCP", "port": port} for port in identity.API_PORTS]})
     egress += _stores(context, declared.handles)
     egress += [_outside(target) for target in declared.egress]
     spec = {

@@ -25,11 +25,12 @@ def ingress(context: Context, declared: Service) -> Iterator[Item]:
         labels = context.labels("service", declared.name)
         name = declared.name if number == 0 else f"{declared.name}-{number + 1}"
         obj = context.object("networking.k8s.io/v1", "Ingress", name, labels, spec=_spec(context, declared, routes))
+        annotations = {f"{NGINX}backend-protocol": "HTTPS"} if declared.tls is not None else {}
         if rewrite is not None:
-            obj["metadata"]["annotations"] = {
-                f"{NGINX}rewrite-target": f"{rewrite.rstrip('/')}/$2",
-                f"{NGINX}use-regex": "true",
-            }
+            annotations[f"{NGINX}rewrite-target"] = f"{rewrite.rstrip('/')}/$2"
+            annotations[f"{NGINX}use-regex"] = "true"
+        if annotations:
+            obj["metadata"]["annotations"] = annotations
         yield Item(declared, obj)
 
 
@@ -42,7 +43,7 @@ def _spec(context: Context, declared: Service, routes: list[Route]) -> dict[str,
         if route.rewrite is not None:
             prefix = re.escape(route.path.rstrip("/")).replace("\\-", "-")
             path = {"path": f"{prefix}(/|$)(.*)", "pathType": "ImplementationSpecific"}
-        backend = {"service": {"name": declared.name, "port": {"name": "http"}}}
+        backend = {"service": {"name": declared.name, "port": {"name": "https" if declared.tls else "http"}}}
         hosts.setdefault(route.host or environment.host, []).append({**path, "backend": backend})
     named = sorted(host for host in hosts if host)
     if environment.tls_secret and named:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sampan.compile import identity
 from sampan.compile.containers import pod
-from sampan.compile.context import GRPC_PORT, HTTP_PORT, Item, selector, version_of
+from sampan.compile.context import GRPC_PORT, HTTP_PORT, HTTPS_PORT, Item, selector, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,19 +21,24 @@ SPREAD_OVER = ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
 def service(context: Context, declared: Service) -> Iterator[Item]:
     labels = context.labels("service", declared.name)
     yield service_account(context, declared, labels)
+    yield from identity.access(context, declared)
     yield Item(
         declared, context.object("apps/v1", "Deployment", declared.name, labels, spec=_deployment(context, declared))
     )
     # appProtocol tells meshes and proxies to speak HTTP/2, and to balance each call instead of each connection
-    served = {"http": HTTP_PORT} if declared.asgi is not None else {}
-    served |= {"grpc": GRPC_PORT} if declared.grpc is not None else {}
+    secure = declared.tls is not None
+    served: dict[str, tuple[int, str]] = {}
+    if declared.asgi is not None:
+        served |= {"https": (HTTPS_PORT, "https")} if secure else {"http": (HTTP_PORT, "http")}
+    if declared.grpc is not None:
+        served |= {"grpcs": (GRPC_PORT, "tls")} if secure else {"grpc": (GRPC_PORT, "grpc")}
     if served:
         spec = {
             "type": "ClusterIP",
             "selector": selector(labels),
             "ports": [
-                {"name": name, "port": port, "targetPort": name, "protocol": "TCP", "appProtocol": name}
-                for name, port in served.items()
+                {"name": name, "port": port, "targetPort": name, "protocol": "TCP", "appProtocol": protocol}
+                for name, (port, protocol) in served.items()
             ],
         }
         yield Item(declared, context.object("v1", "Service", declared.name, labels, spec=spec))
@@ -76,6 +82,7 @@ def _deployment(context: Context, declared: Service) -> dict[str, Any]:
                     "kubectl.kubernetes.io/default-container": declared.name,
                     "prometheus.io/path": "/metrics",
                     "prometheus.io/port": str(declared.port),
+                    **({"prometheus.io/scheme": "https"} if declared.tls is not None else {}),
                     "prometheus.io/scrape": "true",
                 },
             },

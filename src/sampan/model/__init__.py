@@ -52,7 +52,7 @@ from sampan.model.handles import (
 from sampan.model.location import Location
 from sampan.model.policy import Breaker, Call, Limits, Policy
 from sampan.model.problems import ModelError, NotBound, Problem
-from sampan.model.security import Cel, Cors, Introspection, Oidc, Password, PeerIdentity, Rego, Security
+from sampan.model.security import Cel, Cors, Introspection, Oidc, Password, PeerIdentity, Rego, Security, Tls
 from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Route, Scale
 
 __all__ = [
@@ -119,6 +119,7 @@ __all__ = [
     "ServiceChannel",
     "ServiceClient",
     "StatementError",
+    "Tls",
     "Topic",
     "Transaction",
     "Unavailable",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sampan.model.bound import ServiceChannel, ServiceClient
-    from sampan.model.security import Security
+    from sampan.model.security import Security, Tls
 
     N = TypeVar("N", "Service", "Job", "Database")
     S = TypeVar("S")
@@ -39,8 +39,10 @@ class Workload:
         env: Mapping[str, str] | None,
         resources: Resources | None,
         egress: Sequence[str],
+        tls: Tls | None,
     ) -> None:
         self.name = name
+        self.tls = tls
         self.uses = list(uses)
         self.calls = [call.service if isinstance(call, Call) else call for call in calls]
         self.policies = {call.name: call.policy for call in calls if isinstance(call, Call)}  # by service
@@ -101,12 +103,13 @@ class Service(Workload):
     `background` names what runs for the whole life of the process: coroutine functions, `Every(60, "module:function")`,
     objects with async start() and stop(). `readiness_checks` names functions that raise when it cannot take work.
     `calls` are services, by themselves or as `Call(service, Policy(...))`; `limits` is what it takes on from callers.
-    `replicas` is short for `scale=Scale(n)`. `egress` allows connections out of the system, as "CIDR:port".
+    `tls` has it speak TLS, and know by it those it calls. `replicas` is short for `scale=Scale(n)`. `egress` allows
+    connections out of the system, as "CIDR:port".
     """
 
     kind = "service"
     overridable = frozenset(
-        {"scale", "replicas", "resources", "env", "public", "egress", "readiness", "liveness", "startup"}
+        {"scale", "replicas", "resources", "env", "public", "egress", "readiness", "liveness", "startup", "tls"}
     )
 
     def __init__(
@@ -132,8 +135,9 @@ class Service(Workload):
         background: Sequence[str | Every] = (),
         readiness_checks: Sequence[str] = (),
         security: Security | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        super().__init__(name, uses=uses, calls=calls, env=env, resources=resources, egress=egress)
+        super().__init__(name, uses=uses, calls=calls, env=env, resources=resources, egress=egress, tls=tls)
         self.asgi = asgi
         self.grpc = Grpc(grpc) if isinstance(grpc, str) else grpc
         self.public = routes(public, rewrite)
@@ -203,7 +207,9 @@ class Job(Workload):
     """
 
     kind = "job"
-    overridable = frozenset({"schedule", "time_zone", "timeout", "retries", "suspend", "resources", "env", "egress"})
+    overridable = frozenset(
+        {"schedule", "time_zone", "timeout", "retries", "suspend", "resources", "env", "egress", "tls"}
+    )
 
     def __init__(
         self,
@@ -220,8 +226,9 @@ class Job(Workload):
         env: Mapping[str, str] | None = None,
         resources: Resources | None = None,
         egress: Sequence[str] = (),
+        tls: Tls | None = None,
     ) -> None:
-        super().__init__(name, uses=uses, calls=calls, env=env, resources=resources, egress=egress)
+        super().__init__(name, uses=uses, calls=calls, env=env, resources=resources, egress=egress, tls=tls)
         self.run = run
         self.schedule = schedule
         self.time_zone = time_zone
@@ -257,7 +264,8 @@ class Patch:
 
 
 class Application:
-    """A whole system. `security` is that of every service which declares none of its own."""
+    """A whole system. `security` is that of every service which declares none of its own; `tls` gives every service and
+    job without one a certificate of its own name."""
 
     kind = "application"
 
@@ -270,6 +278,7 @@ class Application:
         environments: Sequence[Environment] = (),
         version: str = "0.1.0",
         security: Security | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.name = name
         self.services = list(services)
@@ -278,6 +287,8 @@ class Application:
                 if service.security is None:
                     service.secure(security)
         self.jobs = [*jobs, *_backups([*services, *jobs])]
+        for workload in self.workloads:
+            workload.tls = workload.tls or tls
         self.environments = list(environments)
         self.version = version
         self.patches: list[Patch] = []

@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -58,8 +58,9 @@ class Oidc:
     """JSON Web Tokens of an OpenID Connect issuer, as `Authorization: Bearer` (RFC 6750, RFC 9068).
 
     The keys come from `jwks_uri`, or from the issuer's discovery document. `audience` is what a token must be meant
-    for, one of them if several. `leeway` is in seconds. `issuer="dev"` is the issuer of `sampan issuer`, refused
-    wherever an environment is not local.
+    for, one of them if several. `leeway` is in seconds. `issuer="dev"` is the issuer of `sampan issuer`, which `up`
+    runs, refused wherever an environment is not local. `local` is the issuer there ("dev", or a URL), with the keys of
+    its discovery document.
     """
 
     issuer: str
@@ -68,9 +69,17 @@ class Oidc:
     algorithms: Sequence[str] = ASYMMETRIC
     leeway: float = 30.0
     scope_claims: Sequence[str] = ("scope", "scp")
+    local: str | None = None
 
     def __post_init__(self) -> None:
         _tuple(self, "audience", "algorithms", "scope_claims")
+
+
+def present(declared: Oidc, local: bool) -> Oidc:
+    """As it is in an environment, `local` or not."""
+    if not local or declared.local is None:
+        return declared
+    return replace(declared, issuer=declared.local, jwks_uri=None, local=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +162,34 @@ class Cors:
 
     def __post_init__(self) -> None:
         _tuple(self, "origins", "methods", "headers", "exposed")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """The certificate of a service or job: the Kubernetes TLS Secret `secret` (None: NAME-tls) with `tls.crt`,
+    `tls.key`, and in `ca.crt` the authority of those it believes, as cert-manager makes it; locally `up` does.
+
+    `clients` says whether those who call are asked for theirs: "none", or "optional". Who must show one is a matter of
+    `Security(authenticate=[PeerIdentity()])`: a kubelet's probes have none.
+    """
+
+    secret: str | None = None
+    clients: Literal["none", "optional"] = "none"
+
+
+def tls_mistakes(tls: Tls) -> Iterator[Mistake]:
+    if tls.clients not in ("none", "optional"):
+        yield (
+            f"has clients={tls.clients!r}",
+            'write "none" or "optional", and have PeerIdentity() among the authenticators, which leaves probes alone',
+            "error",
+        )
+    if tls.secret is not None and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", tls.secret):
+        yield (
+            f"names the Secret {tls.secret!r}",
+            "the name of a Secret has lower-case letters, digits and hyphens",
+            "error",
+        )
 
 
 Authenticate = Oidc | Introspection | Password | PeerIdentity
@@ -271,8 +308,9 @@ def _url(what: str, url: str) -> Iterator[Mistake]:
 
 
 def _oidc(one: Oidc) -> Iterator[Mistake]:
-    if one.issuer != DEV_ISSUER:
-        yield from _url("issuer", one.issuer)
+    for issuer in filter(None, (one.issuer, one.local)):
+        if issuer != DEV_ISSUER:
+            yield from _url("issuer", issuer)
     if one.jwks_uri:
         yield from _url("jwks_uri", one.jwks_uri)
     if not one.audience or "" in one.audience:

@@ -12,7 +12,7 @@ from sampan.model.handles import Config, Database, Grant, Handle, Secret, Topic
 from sampan.model.imports import check_handler, check_import
 from sampan.model.policy import faults as policy_faults
 from sampan.model.problems import Problem
-from sampan.model.security import mistakes
+from sampan.model.security import mistakes, tls_mistakes
 from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Scale
 
 if TYPE_CHECKING:
@@ -451,6 +451,26 @@ def _patches(app: Application, report: _Report) -> None:
             )
 
 
+def _tls(app: Application, report: _Report) -> None:
+    for workload in app.workloads:
+        if workload.tls is not None:
+            for message, remedy, severity in tls_mistakes(workload.tls):
+                report(f"the tls of {workload!r} {message}", workload.location, remedy, severity)
+            if "SAMPAN_TLS_DIRECTORY" in workload.env:
+                report(f"{workload!r} has tls= and sets SAMPAN_TLS_DIRECTORY", workload.location, "leave one out")
+            continue
+        secure = [
+            service for service in app.services if service.tls is not None and service.name in workload.call_names
+        ]
+        for callee in secure:
+            report(
+                f"{workload!r} calls {callee!r} by TLS and has no authority to know it by",
+                workload.location,
+                "give it tls=Tls() too, or all of them: Application(..., tls=Tls())",
+                "warning",
+            )
+
+
 def _security(app: Application, report: _Report) -> None:
     for service in app.services:
         if service.security is None:
@@ -473,4 +493,5 @@ CHECKS: list[Callable[[Application, _Report], None]] = [
     _environments,
     _patches,
     _security,
+    _tls,
 ]

@@ -67,3 +67,18 @@ async def test_a_list() -> None:
     uri = "static:s=http://a:1|grpc://a:2|grpcs://b:2"
     found = StaticRegistry(Binding("discovery", "static", uri)).known["s"]
     assert {(one.url, one.grpc) for one in found} == {("http://a:1", ""), ("", "http://a:2"), ("", "https://b:2")}
+
+
+@pytest.mark.parametrize(
+    ("uri", "place"),
+    [
+        ("kubernetes", "kubernetes://10.96.0.1:443/shop"),
+        ("kubernetes:", "kubernetes://10.96.0.1:443/shop"),
+        ("kubernetes?account=/token", "kubernetes://10.96.0.1:443/shop"),
+        ("kubernetes://api:6443/other", "kubernetes://api:6443/other"),
+    ],
+)
+def test_where_kubernetes_is(uri: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("POD_NAMESPACE", "shop")
+    assert kubernetes.KubernetesRegistry(Binding("discovery", "kubernetes", uri)).place == place

@@ -244,6 +244,10 @@ class Proxy:
                 http2=port.protocol == "http2",
                 affinity=port.affinity,
             )
+            if port.tls:
+                file = self.envoy.path(self._files[port.cluster])
+                secure = resources.cluster(port.cluster, file, affinity=port.affinity, tls=True)
+                self._clusters[port.cluster + resources.OVER_TLS] = secure
         self._reconcile_endpoints(key)
 
     def _reconcile_endpoints(self, key: str) -> None:
@@ -269,7 +273,8 @@ class Proxy:
             self._versions[port.cluster] = self.envoy.write(file, resources.ENDPOINTS, [assignment])
 
     def _forget_clusters(self) -> None:
-        wanted = {port.cluster for plan in self._plans.values() for port in plan.ports}
+        ports = [port for plan in self._plans.values() for port in plan.ports]
+        wanted = {port.cluster for port in ports} | {port.cluster + resources.OVER_TLS for port in ports if port.tls}
         gone = [name for name in self._clusters if name not in wanted]
         if not gone:
             return
@@ -279,7 +284,8 @@ class Proxy:
             self._versions.pop(name, None)
         self._write("cds/clusters.json", resources.CLUSTER, "cluster_manager.cds", list(self._clusters.values()))
         for name in gone:
-            self.envoy.remove(self._files.pop(name))
+            if name in self._files:
+                self.envoy.remove(self._files.pop(name))
 
     # -- listeners -------------------------------------------------------------------------------------------------
 
@@ -399,7 +405,7 @@ class Proxy:
         plan = self._plans.get(f"{namespace}/{service}")
         for candidate in plan.ports if plan else ():
             if port in {candidate.port, candidate.name} and candidate.protocol != "udp":
-                return candidate.cluster
+                return candidate.cluster + (resources.OVER_TLS if candidate.tls else "")
         return None
 
     def _ingress_listeners(self) -> list[Resource]:

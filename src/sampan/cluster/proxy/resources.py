@@ -30,6 +30,9 @@ class Address(Struct, frozen=True, order=True):
     port: int
 
 
+_UPSTREAM_TLS = f"{_TYPE}.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+
+
 def address(at: Address) -> Resource:
     return {"socket_address": {"address": at.host, "port_value": at.port}}
 
@@ -43,17 +46,25 @@ def file_source(path: str) -> Resource:
     }
 
 
-def cluster(name: str, endpoints_file: str, *, http2: bool = False, affinity: bool = False) -> Resource:
-    """A cluster whose endpoints come from a file of their own."""
+OVER_TLS = "+tls"
+"""Behind the name of a cluster: the same endpoints, to which Envoy speaks TLS."""
+
+
+def cluster(
+    name: str, endpoints_file: str, *, http2: bool = False, affinity: bool = False, tls: bool = False
+) -> Resource:
+    """A cluster whose endpoints come from a file of their own. With `tls` they are spoken to by TLS; their certificates
+    are not verified, as ingress-nginx does not."""
     wire: Resource = {"http2_protocol_options": {}} if http2 else {"http_protocol_options": {}}
     limits = {"max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000, "max_retries": 1000}
     return {
         "@type": CLUSTER,
-        "name": name,
+        "name": name + (OVER_TLS if tls else ""),
         "type": "EDS",
         "connect_timeout": "1s",
         "lb_policy": "RING_HASH" if affinity else "LEAST_REQUEST",
-        "eds_cluster_config": {"eds_config": file_source(endpoints_file)},
+        "eds_cluster_config": {"eds_config": file_source(endpoints_file), "service_name": name},
+        **({"transport_socket": {"name": "tls", "typed_config": {"@type": _UPSTREAM_TLS}}} if tls else {}),
         "circuit_breakers": {"thresholds": [limits]},
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "typed_extension_protocol_options": {

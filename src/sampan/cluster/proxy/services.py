@@ -32,6 +32,7 @@ class Port(Struct, frozen=True):
     protocol: str  # "http", "http2", "tcp" or "udp"
     node_port: int
     affinity: bool
+    tls: bool = False  # `appProtocol: https`: an Ingress speaks TLS to what is behind it
 
 
 class Plan(Struct, frozen=True):
@@ -77,6 +78,7 @@ def plan(service: Object, *, node: str, load_balancer: str | None) -> Plan:
             protocol=protocol_of(port),
             node_port=(port.get("nodePort") or 0) if kind in {"NodePort", "LoadBalancer"} else 0,
             affinity=affinity,
+            tls=str(port.get("appProtocol") or "").lower() == "https",
         )
         for port in spec.get("ports") or ()
     )

@@ -33,7 +33,7 @@ class _Gone(Exception):
 
 class KubernetesRegistry:
     def __init__(self, binding: Binding) -> None:
-        parts = urlsplit(binding.uri)
+        parts = urlsplit(binding.uri if binding.uri.startswith("kubernetes:") else f"kubernetes:{binding.uri[10:]}")
         options = dict(parse_qsl(parts.query))
         self.account = Path(options.get("account", _ACCOUNT))
         host = parts.netloc

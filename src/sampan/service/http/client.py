@@ -343,6 +343,7 @@ class HttpClient:
                         params=call.params,
                         headers=headers,
                         allow_redirects=False,
+                        server_hostname=None if base is self.url else self.name,  # an instance shows its service's name
                         ssl=(self.tls() or True) if self.tls is not None else True,
                     )
                     if call.stream is None:

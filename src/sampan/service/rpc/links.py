@@ -79,7 +79,9 @@ class Links:
             secure, address = parts.scheme == "https", parts.netloc
         if not secure:
             return grpc.aio.insecure_channel(address, self._options())
-        return grpc.aio.secure_channel(address, credentials.channel(self.owner.identity), self._options())
+        # an instance shows the name of its service
+        options = [("grpc.ssl_target_name_override", self.owner.name)] if base else []
+        return grpc.aio.secure_channel(address, credentials.channel(self.owner.identity), [*self._options(), *options])
 
     def renew(self, link: Link) -> None:
         """Connect anew for further calls, as a server asked over `link`."""

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sampan.model import Application, Service
-from sampan.model.security import DEV_ISSUER, Cel, Introspection, Oidc, Password, PeerIdentity, Rego, Security
+from sampan.model.security import (
+    DEV_ISSUER,
+    Cel,
+    Introspection,
+    Oidc,
+    Password,
+    PeerIdentity,
+    Rego,
+    Security,
+    present,
+)
 from sampan.service import security as exported
 from sampan.service.bindings import BindingError
 from sampan.service.http import tls
@@ -73,11 +84,13 @@ def provide(process: Process, services: Sequence[Service]) -> None:
 
 def secure(process: Process, service: Service, application: Application, middleware: Middleware) -> Secured:
     """Guard `middleware`, and start and stop what that takes with the process. BindingError when it cannot be."""
+    environment = os.environ.get("SAMPAN_ENVIRONMENT", "dev")
+    local = application.environment(environment).is_local
     declared = service.security or Security()
-    if any(isinstance(one, Oidc) and one.issuer == DEV_ISSUER for one in declared.authenticate):
-        environment = os.environ.get("SAMPAN_ENVIRONMENT", "dev")
-        if not application.environment(environment).is_local:
-            raise BindingError(f"{service!r} believes the development issuer in the environment {environment!r}")
+    known = [present(one, local) if isinstance(one, Oidc) else one for one in declared.authenticate]
+    declared = replace(declared, authenticate=known)
+    if not local and any(isinstance(one, Oidc) and one.issuer == DEV_ISSUER for one in declared.authenticate):
+        raise BindingError(f"{service!r} believes the development issuer in the environment {environment!r}")
     trail: AuditLog = process.shared["audit"]
     identity: tls.Identity | None = process.shared["tls identity"]
     guard = _guard(process, declared, trail)
