@@ -75,7 +75,7 @@ def test_json_patch(target: Any, operations: Any, result: Any) -> None:
     ("operations", "code"),
     [
         ({}, 400), ([1], 400), ([op("jump", "/a")], 400), ([op("add", "/a")], 400), ([op("add", "a", value=1)], 400),
-        ([op("remove", "/zz")], 422), ([op("replace", "/zz", value=1)], 422), ([op("add", "/l/9", value=1)], 422),
+        ([op("remove", "/zz")], 422), ([op("replace", "/zz/y", value=1)], 422), ([op("add", "/l/9", value=1)], 422),
         ([op("test", "/a", value=True)], 422), ([op("test", "/a", value=2)], 422), ([op("remove", "/l/01")], 422),
         ([op("move", "/m/x", **{"from": "/m"})], 422), ([op("test", "/a", value=1)] * 10_001, 413),
     ],

@@ -31,6 +31,11 @@ def json_word(value: Any) -> str:
     return {"integer": "number", "boolean": "bool"}.get(found, found)
 
 
+def _fits_bits(value: int, form: str) -> bool:
+    bits = 31 if form == "int32" else 63
+    return bool(-(2**bits) <= value < 2**bits)
+
+
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
@@ -55,6 +60,9 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
     faults: list[str] = []
 
     def walk(node: Schema, value: Any, path: str) -> None:
+        if value is not None and isinstance(value, dict | list) and (node.format == "quantity" or node.int_or_string):
+            faults.append(f"{path}: expected any scalar, got {json_word(value)}")
+            return
         if value is None or node.open or node.format == "quantity" or node.int_or_string or not node.type:
             return
         if not fits(value, node.type):
@@ -101,14 +109,17 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
     return faults[0] if faults else None
 
 
-def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -> str | None:
-    """The message for a body whose types do not fit a built-in kind (upstream answers 400); None when they fit."""
+def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *, strict: bool = False) -> str | None:
+    """The message for a body whose types do not fit a built-in kind (upstream answers 400); None when they fit.
+
+    Where it is `strict`, as after an apply, an empty text is no quantity.
+    """
 
     def walk(node: Schema, value: Any, path: str, owner: str) -> str | None:
         if value is None or node.open:
             return None
         if node.format == "quantity":
-            if isinstance(value, str) and not value:
+            if isinstance(value, str) and not value and not strict:
                 return None
             try:
                 if isinstance(value, bool | dict | list):
@@ -117,8 +128,8 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -
             except QuantityError:
                 return f"unmarshalerDecoder: {_QUANTITY}"
             return None
-        if node.int_or_string and isinstance(value, bool | dict | list):
-            found = json_word(value)
+        if node.int_or_string and isinstance(value, bool | dict | list | float):
+            found = json_word(value) + (f" {value}" if isinstance(value, float) else "")
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type int32"
         if node.int_or_string or not node.type:
             return None
@@ -135,6 +146,8 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str) -
             if node.type == "integer" and isinstance(value, float):
                 found += f" {value}"
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {_go_type(node)}"
+        if node.type == "integer" and isinstance(value, int) and not _fits_bits(value, node.format):
+            return f"json: cannot unmarshal number {value} into Go struct field {owner}.{path} of type {node.format}"
         if isinstance(value, dict):
             name = node.definition.rpartition(".")[2] or owner
             for key, item in value.items():

@@ -158,6 +158,10 @@ def _validate(schema: Schema, value: Any, path: str, causes: list[Cause]) -> Non
             return
     elif schema.type and not fits(value, schema.type):
         _wrong_type(value, schema.type, path, causes)
+        if schema.structural and schema.enum is not None:
+            supported = ", ".join(shown(item) for item in schema.enum)
+            message = f"Unsupported value: {json.dumps(value)}: supported values: {supported}"
+            causes.append(Cause(path, message, "FieldValueNotSupported"))
         return
     raw = schema.raw
     if schema.enum is not None and value not in schema.enum:
@@ -311,6 +315,8 @@ def _validate_list(schema: Schema, value: list[Any], path: str, causes: list[Cau
     for index, item in enumerate(value):
         if schema.list_type == "map":
             if not isinstance(item, dict):
+                message = f"Invalid value: {json.dumps(item)}: must be an object for an array of list-type map"
+                causes.append(Cause(f"{path}[{index}]", message))
                 continue
             item = {key: item.get(key, _default(items, key)) for key in schema.list_map_keys}  # noqa: PLW2901
         identity = repr(item)
@@ -433,12 +439,16 @@ def canonical(schema: Schema, obj: Any) -> Any:
                 if child.nullable or child.open or (child.structural and not child.type):
                     result[name] = None
                 elif name not in properties and not child.structural and child.type in _NOTHING:
-                    result[name] = _NOTHING[child.type]  # a key of a map stays, of no value
+                    result[name] = (
+                        "0" if child.format == "quantity" else _NOTHING[child.type]
+                    )  # a key of a map stays, of no value
             else:
                 result[name] = canonical(child, item)
         return result
     if obj.__class__ is list and schema.format != "byte":
         items = schema.items
+        if items.type == "object" and not items.structural:  # a structure is there, if only empty
+            return [canonical(items, {} if item is None else item) for item in obj]
         return [canonical(items, item) for item in obj]
     form = schema.format
     if form == "quantity":

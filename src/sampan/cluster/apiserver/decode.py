@@ -13,7 +13,7 @@ import msgspec
 
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.catalog import Kind
-from sampan.kube.errors import ApiError, bad_request, unsupported_media_type
+from sampan.kube.errors import bad_request, unsupported_media_type
 from sampan.kube.objects import Object
 
 PROTOBUF = "application/vnd.kubernetes.protobuf"
@@ -25,7 +25,6 @@ _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 MAX_NODES = 500_000
 MAX_DEPTH = 200
-FIELD_VALIDATION = ("Strict", "Warn", "Ignore")
 
 
 def media_type(content_type: str) -> str:
@@ -50,9 +49,10 @@ def read_body(call: Call) -> tuple[Any, list[str]]:
     kind = media_type(call.content_type)
     if kind == PROTOBUF:
         return _read_protobuf(body), []
-    if kind in YAML_TYPES:
+    misplaced = "patch+" in kind and call.verb not in {"", "patch"}
+    if kind in YAML_TYPES and not misplaced:
         return _read_yaml(body), repeated_keys(body)
-    if kind not in JSON_TYPES:
+    if kind not in JSON_TYPES or misplaced:
         raise unsupported_media_type(
             f"the body of the request was in an unknown format - accepted media types include: "
             f"application/json, application/yaml, {PROTOBUF}"
@@ -253,6 +253,11 @@ def check_types(call: Call, kind: Kind, obj: Object) -> None:
     Calls from within the process go without: validation refuses the same objects, with 422."""
     from sampan.kube import decoding
 
+    if kind.crd is not None and call.encoded:
+        named = {"metadata": obj["metadata"]}
+        fault = decoding.decode_fault(kind.schema, named, kind.resource.kind, kind.resource.version)
+        if fault:
+            raise bad_request(fault)
     if kind.crd is None and call.encoded:
         for each in (call.earlier, obj):  # a field named twice is read twice
             if isinstance(each, dict):
@@ -275,6 +280,14 @@ def read_part(call: Call) -> Object:
     return obj
 
 
+def check_applied_kind(kind: Kind, body: Object) -> None:
+    """400 for an object to apply of no kind or another one."""
+    api_version, name = body.get("apiVersion") or "", body.get("kind") or ""
+    if (api_version, name) != (kind.resource.api_version, kind.resource.kind):
+        shown = api_version if "/" in str(api_version) else f"/{api_version}"
+        raise bad_request(f"invalid object type: {shown if api_version else '/'}, Kind={name}")
+
+
 def check_applied(call: Call, kind: Kind, obj: Object) -> None:
     """400 for an object that cannot be applied: wrong types, and fields its schema lacks."""
     from sampan.kube import decoding
@@ -295,7 +308,7 @@ def check_readable(call: Call, kind: Kind, obj: Object) -> None:
     from sampan.kube import decoding
 
     if kind.crd is None and (
-        fault := decoding.decode_fault(kind.schema, obj, kind.resource.kind, kind.resource.version)
+        fault := decoding.decode_fault(kind.schema, obj, kind.resource.kind, kind.resource.version, strict=True)
     ):
         resource, metadata = kind.resource, obj["metadata"]
         version = resource.api_version if resource.group else f"/{resource.api_version}"
@@ -329,8 +342,8 @@ def check_owners(call: Call, obj: Object) -> None:
     if not isinstance(owners, list) or len(owners) < 2:
         return
     kept = [owner for index, owner in enumerate(owners) if owner not in owners[:index]]
-    uids = [owner.get("uid") for owner in owners if isinstance(owner, dict)]
-    repeated = dict.fromkeys(uid for index, uid in enumerate(uids) if uid in uids[:index])
+    again = [owner for index, owner in enumerate(owners) if owner in owners[:index]]
+    repeated = dict.fromkeys(owner.get("uid") for owner in again if isinstance(owner, dict))
     if repeated:
         call.warnings.append(
             ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may"
@@ -345,12 +358,6 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
     from sampan.kube import schema
 
     mode = call.query.get("fieldValidation") or ("Warn" if isinstance(call.body, bytes) else "Ignore")
-    if mode not in FIELD_VALIDATION:
-        raise ApiError(
-            422,
-            "Invalid",
-            f'fieldValidation: Unsupported value: "{mode}": supported values: "Ignore", "Strict", "Warn"',
-        )
     if mode == "Ignore":
         return
     applied = media_type(call.content_type) == "application/apply-patch+yaml"

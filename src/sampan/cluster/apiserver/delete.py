@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sampan.cluster.apiserver import decode
+from sampan.cluster.apiserver import decode, writeoptions
 from sampan.cluster.apiserver.call import TRUE, Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
@@ -56,6 +56,8 @@ def read_options(call: Call) -> Object:
     _check(options)
     if options.get("dryRun") and not call.query.get("dryRun"):
         call.query = {**call.query, "dryRun": ",".join(options["dryRun"])}
+        if call.verb in writeoptions.OPTIONS:
+            writeoptions.check(call)
     return options
 
 
@@ -126,6 +128,9 @@ class Deleter:
             made = mutate(current)
             obj = made.object if isinstance(made, Remove) else made
             return Entry(key, 0, b"", obj), gone
+        if kind.resource.kind == "Pod" and not kind.resource.group:
+            # told of in two steps even where it goes at once: marked, then removed
+            await self.server.store.write(kind.table, key, lambda current: _still(mutate(current)))
         entry = await self.server.store.write(kind.table, key, mutate)
         assert entry is not None
         return entry, gone
@@ -170,6 +175,10 @@ class Deleter:
                 "items": listed,
             }
         )
+
+
+def _still(made: Object | Remove) -> Object:
+    return made.object if isinstance(made, Remove) else made
 
 
 def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:

@@ -54,6 +54,9 @@ class Strategy:
     carries the old status over, a status write the old everything else. `prepare_*` therefore need not.
     """
 
+    optional: frozenset[str] = frozenset()
+    """Fields the schema calls required that may be missing all the same."""
+
     def default(self, obj: Object) -> None:
         """Fill in defaults; runs on every write, before validation. Must be idempotent."""
 

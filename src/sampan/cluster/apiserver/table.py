@@ -14,6 +14,9 @@ SHAPES = {"Table", "PartialObjectMetadata", "PartialObjectMetadataList"}
 ACCEPTED = {"application/json", "application/*", "*/*", "application/yaml", ""}
 
 
+TEMPLATE_COUNT = "deprecated.daemonset.template.generation"
+
+
 def accepted(accept: str) -> list[dict[str, str]]:
     """The media ranges of an Accept header in order, each with its parameters, the type under "type"."""
     ranges = []
@@ -59,12 +62,23 @@ def _rows(kind: Kind, objects: list[Object], include: str) -> list[dict[str, Any
     rows = []
     for obj in objects:
         row: dict[str, Any] = {"cells": cells(kind.columns, obj)}
+        if kind.resource.kind == "DaemonSet":
+            obj = _without_count(obj)  # noqa: PLW2901
         if include == "Object":
             row["object"] = obj
         elif include != "None":
             row["object"] = partial(obj)
         rows.append(row)
     return rows
+
+
+def _without_count(obj: Object) -> Object:
+    """A DaemonSet without the count of its templates, which rows do not show."""
+    metadata = dict(obj["metadata"])
+    kept = {key: value for key, value in (metadata.pop("annotations", None) or {}).items() if key != TEMPLATE_COUNT}
+    if kept:
+        metadata["annotations"] = kept
+    return {**obj, "metadata": metadata}
 
 
 def table(kind: Kind, objects: list[Object], metadata: Object, include: str, *, columns: bool = True) -> Object:

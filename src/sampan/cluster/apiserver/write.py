@@ -114,7 +114,10 @@ class Writer:
 
         def change(current: Object) -> Object:
             patched = patching.patch(content, current, body, kind.schema)
-            if kind.crd is None and isinstance(patched, dict) and not patched.get("apiVersion"):
+            if kind.crd is None and isinstance(patched, dict) and patched.get("apiVersion") in (None, ""):
+                if call.query.get("fieldValidation", "Warn") == "Warn":
+                    unknown = sorted(patched.keys() - {"apiVersion", "kind"})
+                    call.warnings.extend(f'unknown field "{name}"' for name in unknown)
                 decode.check_name(call, {"metadata": {}})  # of no version, its fields are not found: upstream's words
             try:
                 decode.check_object(patched)
@@ -130,16 +133,12 @@ class Writer:
 
     async def _apply(self, call: Call, body: Any, repeated: list[str]) -> Answer:
         kind = call.served
-        if not call.query.get("fieldManager"):
-            raise bad_request(
-                "PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch"
-            )
         absent = self.store.table(kind.table).get(call.key) is None
         unborn = absent and (not call.subresource or kind.resource.kind in CREATE_ON_UPDATE)
         if absent and not unborn:
             raise not_found(kind.resource.plural, call.name, kind.resource.group)
         if isinstance(body, dict):
-            decode.check_kind(kind, body)
+            decode.check_applied_kind(kind, body)
             decode.check_applied(call, kind, body)
         applied = decode.check_object(body)
         if applied["metadata"].get("managedFields"):
@@ -150,7 +149,6 @@ class Writer:
         note = last_applied.note_of(applied) if call.field_manager == last_applied.MANAGER else ""
         if call.namespace:
             applied["metadata"]["namespace"] = call.namespace
-        decode.check_fields(call, kind, applied, repeated)
         wanted_version = applied["metadata"].get("resourceVersion")
 
         def change(current: Object | None) -> Object:
@@ -161,6 +159,7 @@ class Writer:
             if note:
                 last_applied.renew(made, note)
             decode.check_readable(call, kind, made)
+            decode.check_fields(call, kind, applied, repeated)
             return made
 
         if unborn:
@@ -245,12 +244,12 @@ class Writer:
             causes = self._schema_causes(kind, new, None) + patching.scale_causes(kind, new)
             self._refuse(kind, name, _all(metadata_causes, causes, lambda: kind.strategy.validate_create(new)))
             self.server.gate.validate(call, new, None)
+            call.warnings.extend(kind.strategy.warnings(new, None))
             if current is not None:  # last, as upstream: what is wrong with the object is said first
                 error = already_exists(resource.plural, name, resource.group)
                 if current.object["metadata"].get("deletionTimestamp"):
                     error.message = f"object is being deleted: {error.message}"
                 raise error
-            call.warnings.extend(kind.strategy.warnings(new, None))
             return new if kind.crd is None else kind.inward(new)
 
         return await self._store(call, kind, key, mutate)
@@ -283,7 +282,7 @@ class Writer:
             self._refuse(kind, call.name, _all(metadata_causes, causes, more))
             call.warnings.extend(kind.strategy.warnings(new, old))
             if call.subresource != "binding":  # where a pod runs is no change of what it is
-                self._bump(kind, new, old)
+                self._bump(call, kind, new, old)
             self.server.gate.validate(call, new, old)
             if tracked and managed_fields.only_time_differs(new, old):
                 return current.object
@@ -332,6 +331,8 @@ class Writer:
 
     def _schema_causes(self, kind: Kind, new: Object, old: Object | None) -> list[Cause]:
         causes = schema.validate(self._storage_schema(kind), new)
+        if kind.strategy.optional:
+            causes = [c for c in causes if c.reason != "FieldValueRequired" or c.field not in kind.strategy.optional]
         if kind.rules is not None:
             from sampan.cluster.apiserver.cel.rules import rule_causes
 
@@ -445,11 +446,12 @@ class Writer:
                 metadata[field] = present[field]
 
     @staticmethod
-    def _bump(kind: Kind, new: Object, old: Object) -> None:
+    def _bump(call: Call, kind: Kind, new: Object, old: Object) -> None:
         if not kind.counts_generation:
             return
         apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
-        noted = [obj["metadata"].get("annotations") for obj in (new, old) if kind.resource.kind == "Deployment"]
+        counts = kind.resource.kind == "Deployment" and call.subresource != "status"
+        noted = [obj["metadata"].get("annotations") for obj in (new, old) if counts]
         if noted[:1] != noted[1:] or {k: v for k, v in new.items() if k not in apart} != {
             k: v for k, v in old.items() if k not in apart
         }:

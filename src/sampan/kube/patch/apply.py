@@ -44,7 +44,9 @@ def apply(
         owned = managed.changes(schema, None, live)[0]
         version = live.get("apiVersion", "")
         created = live["metadata"].get("creationTimestamp")
-        managers[Manager("before-first-apply", UPDATE, version)] = Entry(owned, created or now, version)
+        managers[Manager("before-first-apply", UPDATE, version, subresource or "")] = Entry(
+            owned, created or now, version
+        )
     who = Manager(manager, APPLY, "", subresource or "")
     version = applied.get("apiVersion", "")
     before = managers.get(who)

@@ -118,9 +118,7 @@ def _set(target: Any, path: list[str], value: Any, *, replace: bool) -> Any:
 
     def change(container: Any, part: str) -> Any:
         if isinstance(container, dict):
-            if replace and part not in container:
-                raise _missing(path)
-            return {**container, part: value}
+            return {**container, part: value}  # upstream replaces what is not there, too
         if not isinstance(container, list):
             raise _missing(path)
         if replace:

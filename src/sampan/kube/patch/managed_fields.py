@@ -21,7 +21,7 @@ LIMIT = 10
 """The most Update entries kept; older ones are folded into `ancient-changes`."""
 
 _UNMANAGED = frozenset((
-    "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "generation", "managedFields", "name",
+    "creationTimestamp", "generation", "managedFields", "name",
     "namespace", "resourceVersion", "selfLink", "uid",
 ))  # fmt: skip
 

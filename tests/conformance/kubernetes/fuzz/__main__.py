@@ -68,7 +68,7 @@ def show(result: Result, most: int) -> None:
         print(f"\n{count} x  #{found.number} {found.operation}")
         for line in found.lines[:6]:
             print(f"    {line}")
-        for line in found.history[-4:]:
+        for line in found.history[-12:] if found.operation.method == "WATCH" else found.history[-4:]:
             print(f"      after {line[:700]}")
 
 

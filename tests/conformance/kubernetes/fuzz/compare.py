@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -12,7 +13,7 @@ _UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _ADDRESS = re.compile(r"10\.96\.\d+\.\d+")
 _GOT = re.compile(
-    r", got (&.*|boolean|bool|string|int|map|list)$", re.MULTILINE
+    r", got (&.*|boolean|bool|string|int|map|list|array|object|\[\]interface \{\}|map\[.*)$", re.MULTILINE
 )  # Go's memory of a value, written in several ways
 _WHY = re.compile(r"(?<=due to an error in our request): .*$")  # which step of a JSON patch failed: ours says so
 # A refused patch: the outcome is shown with Go's order of fields, and what is wrong with it in Go's words.
@@ -24,8 +25,13 @@ _DECODED = re.compile(
 _DIFFERENCE = re.compile(r"(?<=Forbidden: )((?:pod updates|spec is immutable)[^\n]*)\n.*", re.DOTALL)
 # a value shown as a Go structure that no schema describes
 _GO = re.compile(r'Invalid value: \{(?=.*("Spec":\{|"spec":|"Volumes":|"containers":)).*\}(?=: )')
+# the same of a list's element
+_ELEMENT = re.compile(r"(?<=Duplicate value: )\{.*\}")
+# no map, and a map without anything in it, are told apart by upstream
+_NO_LABELS = re.compile(r"Invalid value: (\{\}|null)(?=: `selector` does not match)")
 _VERSION = re.compile(
-    r"(?<=ResourceVersion in the precondition \()\d+|(?<=esourceVersion in record \()\d+|(?<=resource version: )\d+|(?<=current: )\d+"
+    r"(?<=ResourceVersion in the precondition \()\d+|(?<=ResourceVersion in record \()\d+"
+    r"|(?<=resource version: )\d+|(?<=current: )\d+"
 )
 # made up by each side for itself
 _OWN = frozenset({"uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "time", "continue"})
@@ -36,6 +42,7 @@ _AGE = re.compile(r"\d+[smhd](\d+[smh])?")
 
 def text(value: str) -> str:
     value = _DIFFERENCE.sub(r"\1", value.replace("unmarshalerDecoder: ", ""))  # which of two decoders it was
+    value = _NO_LABELS.sub("Invalid value: {}", _ELEMENT.sub("OBJECT", value))
     value = _GO.sub("Invalid value: OBJECT", _DECODED.sub(r"\1", _PATCH.sub("OUTCOME", value)))
     value = _ADDRESS.sub("ADDRESS", _TIME.sub("TIME", _UID.sub("UID", value)))
     return _GENERATED.sub("GENERATED", _VERSION.sub("N", _WHY.sub("", _GOT.sub(", got VALUE", value))))
@@ -46,7 +53,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         made = {key: plain(item) for key, item in value.items() if key not in _OWN and key not in _PORTS}
         if "managedFields" in made and isinstance(made["managedFields"], list):
-            made["managedFields"] = sorted(made["managedFields"], key=str)
+            made["managedFields"] = sorted(made["managedFields"], key=lambda entry: json.dumps(entry, sort_keys=True))
         return made
     if isinstance(value, list):
         return [plain(item) for item in value]

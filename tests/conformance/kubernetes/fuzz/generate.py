@@ -97,9 +97,9 @@ def spoil(rng: random.Random, obj: Object) -> Object:
     elif how < 0.45 and isinstance(parent, list):
         parent.append(copy.deepcopy(parent[path[-1]]))
     elif how < 0.55 and isinstance(parent, dict):
-        parent["unheardOf"] = rng.choice(STRANGE)
+        parent["unheardOf"] = copy.deepcopy(rng.choice(STRANGE))
     else:
-        parent[path[-1]] = rng.choice(STRANGE)
+        parent[path[-1]] = copy.deepcopy(rng.choice(STRANGE))
     return made
 
 
@@ -223,7 +223,7 @@ def delete(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
 
 
 def delete_collection(rng: random.Random, kind: str, path: str, obj: Object) -> Operation | None:
-    if not KINDS[kind].namespace:
+    if not KINDS[kind].namespace or kind == "v1/ServiceAccount":  # pods need the default one
         return None
     return Operation("DELETE", root(kind), _delete_options(rng), query=dict(rng.choice(SELECTORS)))
 
@@ -341,7 +341,9 @@ def _json_patch(rng: random.Random, obj: Object) -> list[Object]:
     for path in rng.sample(found := places(obj), min(len(found), rng.randint(1, 3))):
         pointer = "/" + "/".join(str(key).replace("~", "~0").replace("/", "~1") for key in path)
         op = rng.choice(["add", "replace", "remove", "test"])
-        steps.append({"op": op, "path": pointer, **({} if op == "remove" else {"value": rng.choice(STRANGE)})})
+        steps.append(
+            {"op": op, "path": pointer, **({} if op == "remove" else {"value": copy.deepcopy(rng.choice(STRANGE))})}
+        )
     return steps
 
 

@@ -23,7 +23,7 @@ from tests.conformance.kubernetes.fuzz.side import BROKEN, Both, Side, Watch, an
 from tests.conformance.kubernetes.wire import Reply, Wire
 
 BATCH = 40
-HISTORY = 8
+HISTORY = 12
 """Operations on an object that are shown before one that differed."""
 
 
@@ -119,7 +119,11 @@ class Run:
             self.result.events += len(a)
             if lines := _event_differences(a, b):
                 asked = Operation("WATCH", root(watch.kind), query={"since": watch.since, **dict(watch.query)})
-                self.result.found.append(Difference(self.result.operations, asked, lines))
+                index = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+                name = max(a, b, key=len)[index][1]
+                told = [f"{[e[:2] for e in a]} -> {[e[:2] for e in b]}"]
+                told += self.history[f"{KINDS[watch.kind].path}/{name}"]
+                self.result.found.append(Difference(self.result.operations, asked, lines, told))
         self.spoiled.clear()
         self.history.clear()
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sampan.cluster.apiserver.registry.advice import pod_spec_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
-from sampan.cluster.apiserver.registry.faults import Faults, sub
+from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
 from sampan.cluster.apiserver.registry.podspec import validate_template
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import selectors
@@ -37,6 +37,22 @@ def _advice(new: Object, old: Object | None, path: str) -> list[str]:
     if old is not None and lookup(new, path) == lookup(old, path):
         return []
     return pod_spec_advice(lookup(new, path), path)
+
+
+def _fixed(spec: Object) -> Object:
+    """What may not change of the pods of a suspended job that never started: all but where they may run and what
+    their containers may use."""
+    pod = dict(sub(spec, "template", "spec"))
+    for free in ("nodeSelector", "tolerations", "schedulingGates"):
+        pod.pop(free, None)
+    if affinity := {key: value for key, value in sub(pod, "affinity").items() if key != "nodeAffinity"}:
+        pod["affinity"] = affinity
+    else:
+        pod.pop("affinity", None)
+    for key in ("containers", "initContainers"):
+        if key in pod:
+            pod[key] = [{k: v for k, v in one.items() if k != "resources"} for one in maps(pod[key])]
+    return pod
 
 
 class Job(TableStrategy):
@@ -109,8 +125,9 @@ class Job(TableStrategy):
         if not indexed or after.get("completions") != after.get("parallelism"):
             detail = "can only be modified in tandem with spec.parallelism" if indexed else "field is immutable"
             faults.immutable("spec.completions", after.get("completions"), before.get("completions"), detail)
-        # Scheduling directives of a suspended job that never started may change.
-        if not (before.get("suspend") and not lookup(old, "status.startTime")):
+        if before.get("suspend") and not lookup(old, "status.startTime"):
+            faults.immutable("spec.template.spec", _fixed(after), _fixed(before))
+        else:
             faults.immutable("spec.template", after.get("template"), before.get("template"))
 
     def selectable_fields(self, obj: Object) -> dict[str, str]:

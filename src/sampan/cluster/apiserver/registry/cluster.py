@@ -125,6 +125,8 @@ class Claim(TableStrategy):
         _protect(obj, "kubernetes.io/pvc-protection")
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
+        if isinstance(new.get("status"), dict):
+            new["status"].setdefault("phase", "Pending")
         spec = sub(new, "spec")
         for key in ("storageClassName", "volumeName"):
             if spec and spec.get(key) is None and lookup(old, f"spec.{key}") is not None:

@@ -175,7 +175,7 @@ def _toleration(faults: Faults, toleration: Object, path: str) -> None:
     elif operator != "Exists":
         faults.invalid(
             f"{path}.operator",
-            operator,
+            toleration.get("operator") or "",
             'operator must be Exists when `key` is empty, which means "match all values and all keys"',
         )
     if toleration.get("tolerationSeconds") is not None and toleration.get("effect") != "NoExecute":

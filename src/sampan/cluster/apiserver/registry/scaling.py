@@ -142,6 +142,12 @@ def _rules(faults: Faults, rules: Object, path: str) -> None:
 
 
 class DisruptionBudget(TableStrategy):
+    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+        for index, condition in enumerate(maps(sub(new, "status").get("conditions"))):
+            for field in ("lastTransitionTime", "reason"):
+                if not condition.get(field):
+                    faults.required(f"status.conditions[{index}].{field}")
+
     def validate(self, faults: Faults, obj: Object) -> None:
         spec: Any = sub(obj, "spec")
         if spec.get("minAvailable") is not None and spec.get("maxUnavailable") is not None:

@@ -95,7 +95,6 @@ class Deployment(Workload):
 class ReplicaSet(Workload):
     noun = "deployment"  # so upstream says
     rows: ClassVar[Rows] = (*_TEMPLATE, ("spec.replicas", 1))
-    fields: ClassVar[dict[str, str]] = {"status.replicas": "0"}
 
 
 class ReplicationController(TableStrategy):
@@ -207,6 +206,7 @@ TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 
 
 class DaemonSet(Workload):
+    optional = frozenset({"spec.selector"})
     noun = "daemonset"
     rows: ClassVar[Rows] = (
         *_TEMPLATE,
