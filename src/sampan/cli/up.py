@@ -70,6 +70,12 @@ class _Up:
         self._ours = False
         self._issuing: Issuing | None = None
 
+    def _say_other_network(self, info: dict[str, Any]) -> None:
+        """A running cluster keeps the mode it was started with, whatever is asked for now."""
+        asked, used = self._arguments.network, info.get("network", {}).get("mode")
+        if not self._ours and used and asked not in ("auto", used):
+            self._view.say(f"the cluster runs with --network {used}; for {asked}: sampan down, then start it again")
+
     def run(self) -> int:
         detach = self._arguments.detach
         previous = signal.signal(signal.SIGTERM, _interrupt)
@@ -79,6 +85,7 @@ class _Up:
                 self._project = project.load(str(self._target))
                 self._compile()
             info = self._process.wait_ready(min(self._arguments.timeout, 60.0))
+            self._say_other_network(info)
             self._view.say(
                 f"cluster {'ready' if self._ours else 'running'} at {info['server']} ({self._seconds()})",
                 event="cluster",
