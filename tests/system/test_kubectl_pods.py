@@ -189,6 +189,30 @@ def test_attach(pods: System) -> None:
     assert "heard one\n" in pods.kubectl("logs", "listener")
 
 
+def test_debug(pods: System) -> None:
+    """An ephemeral container beside those of a running pod: its output, its log, its end, and a word typed into it."""
+    script = "echo looking around $HOSTNAME; read word; echo heard $word; exit 3"
+    common = ("debug", "pair", "--image=busybox", "--profile=general")
+    pods.kubectl(*common, "-c", "looker", "--attach=false", "-i", "--", "sh", "-c", script)
+    until(lambda: "looking around pair" in pods.kubectl("logs", "pair", "-c", "looker"))
+    pods.kubectl("attach", "pair", "-c", "looker", "-i", stdin="something\n", check=False)
+
+    def shown() -> dict[str, object]:
+        statuses = json.loads(pods.kubectl("get", "pod", "pair", "-o", "json"))["status"]["ephemeralContainerStatuses"]
+        found: dict[str, object] = {one["name"]: one["state"] for one in statuses}
+        return found
+
+    until(lambda: "terminated" in str(shown()["looker"]))
+    assert "'exitCode': 3" in str(shown()["looker"])
+    assert pods.kubectl("logs", "pair", "-c", "looker") == "looking around pair\nheard something\n"
+    pods.kubectl(*common, "-c", "lost", "--attach=false", "--", "true")
+    until(lambda: "terminated" in str(shown()["lost"]))
+    pod = json.loads(pods.kubectl("get", "pod", "pair", "-o", "json"))
+    assert pod["status"]["phase"] == "Running" and all(
+        c["restartCount"] == 0 for c in pod["status"]["containerStatuses"]
+    )
+
+
 def test_cp_both_ways(pods: System, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "deep").mkdir(parents=True)

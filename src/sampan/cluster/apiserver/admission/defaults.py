@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sampan.cluster.apiserver.admission.quota import refusal
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.registry.faults import sub
+from sampan.cluster.apiserver.registry.pods import tolerate_lost_nodes
 from sampan.kube import kinds, quantity
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object
@@ -78,6 +79,9 @@ def _runtime(call: Call, pod: Object, server: ApiServer) -> None:
     spec = sub(pod, "spec")
     name = spec.get("runtimeClassName")
     if not name:
+        if spec.get("overhead"):
+            why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
+            raise refusal(call, pod, why)
         return
     found = server.peek(kinds.RUNTIME_CLASS, name)
     if found is None:
@@ -92,7 +96,7 @@ def _runtime(call: Call, pod: Object, server: ApiServer) -> None:
         if own.get(key, value) != value:
             raise refusal(
                 call, pod,
-                f"pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value};"
+                f"conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value};"
                 f" pod.spec.nodeSelector[{key}] = {own[key]}",
             )  # fmt: skip
     if chosen:
@@ -107,6 +111,7 @@ def _pod(call: Call, pod: Object, server: ApiServer) -> None:
     if isinstance(pod.get("spec"), dict):
         _account(call, pod, server)
         _priority(call, pod, server)
+        tolerate_lost_nodes(pod["spec"])
         _runtime(call, pod, server)
 
 

@@ -6,7 +6,14 @@ from typing import ClassVar
 
 from sampan.cluster.apiserver.registry.base import TableStrategy, as_text, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows
-from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, maps, qualified_name_problems, sub
+from sampan.cluster.apiserver.registry.faults import (
+    DNS_LABEL,
+    DNS_SUBDOMAIN,
+    Faults,
+    maps,
+    qualified_name_problems,
+    sub,
+)
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import quantity
 from sampan.kube.errors import Cause
@@ -231,6 +238,13 @@ class PriorityClass(TableStrategy):
         faults.one_of("preemptionPolicy", obj.get("preemptionPolicy"), ("PreemptLowerPriority", "Never"))
 
 
+class RuntimeClass(TableStrategy):
+    immutable = ("handler",)
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        faults.name("handler", obj.get("handler"), DNS_LABEL)
+
+
 _EVENT = Event()
 STRATEGIES = {
     ("", "Namespace"): Namespace(),
@@ -242,4 +256,5 @@ STRATEGIES = {
     ("", "PersistentVolume"): Volume(),
     ("storage.k8s.io", "StorageClass"): StorageClass(),
     ("scheduling.k8s.io", "PriorityClass"): PriorityClass(),
+    ("node.k8s.io", "RuntimeClass"): RuntimeClass(),
 }

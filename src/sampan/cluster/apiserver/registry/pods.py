@@ -71,7 +71,7 @@ class Pod(TableStrategy):
         spec = obj.get("spec")
         if not isinstance(spec, dict):
             return
-        _tolerate_lost_nodes(spec)
+        tolerate_lost_nodes(spec)
         try:
             quality = qos_class(spec)
         except ValueError:  # a quantity that validation will name
@@ -86,7 +86,7 @@ class Pod(TableStrategy):
             for key in ("priority", "preemptionPolicy"):
                 if spec.get(key) is None and before.get(key) is not None:
                     spec[key] = before[key]
-            _tolerate_lost_nodes(spec)
+            tolerate_lost_nodes(spec)
             if (spec.get("ephemeralContainers") or []) != (before.get("ephemeralContainers") or []):
                 # Only their own subresource adds them.
                 raise invalid("Pod", ctx.name, [Cause("spec", f"Forbidden: {_CHANGEABLE}", _FORBIDDEN)])
@@ -133,7 +133,8 @@ class Pod(TableStrategy):
         return 1 if isinstance(period, int) and period < 0 else int(period if period is not None else 30)
 
 
-def _tolerate_lost_nodes(spec: Object) -> None:
+def tolerate_lost_nodes(spec: Object) -> None:
+    """Five minutes on a node that is lost, unless the pod says otherwise (DefaultTolerationSeconds)."""
     tolerations = maps(spec.get("tolerations"))
     for key in _NOT_READY:
         if not any(_tolerates(toleration, key) for toleration in tolerations):
