@@ -104,10 +104,15 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # has
         self._fetching = asyncio.Lock()  # held while records are on their way from the client to the sink
         self._tracks: dict[TopicPartition, Track] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        settings = broker.settings
-        self._consumer = AIOKafkaConsumer(
-            **broker.common,
-            group_id=group,
+        self._outlived = False  # the consumer has been through an outage
+        broker.on_reconnect(self._outlive)
+        self._consumer = self._new()
+
+    def _new(self) -> AIOKafkaConsumer:
+        settings = self.broker.settings
+        return AIOKafkaConsumer(
+            **self.broker.common,
+            group_id=self.group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_min_bytes=settings.fetch_min_bytes,
@@ -136,23 +141,42 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # has
         self._outstanding -= 1
         self._room.set()
 
+    def _outlive(self) -> None:
+        self._outlived = True
+        self._room.set()
+
     async def open(self) -> None:
+        await self._join()
+        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._commit_often())]
+
+    async def _join(self) -> None:
         self._consumer.subscribe([self.topic], listener=self)
         try:
             await self._consumer.start()
         except BaseException:
             await quietly(self._consumer.stop())
             raise
-        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._commit_often())]
+
+    async def _join_again(self) -> None:
+        """With another consumer: one whose broker has been away may wait for an answer that never comes, or be told
+        that it is no member any more and not notice."""
+        await self.on_partitions_revoked(list(self._tracks))
+        await quietly(self._consumer.stop())
+        self._consumer = self._new()
+        await self._join()
+        self._outlived = False
 
     async def _pump(self) -> None:
         while True:
             room = self._window - self._outstanding
-            if room <= 0:
+            if room <= 0 and not self._outlived:
                 self._room.clear()
                 await self._room.wait()
                 continue
             try:
+                if self._outlived:
+                    await self._join_again()
+                    continue
                 async with self._fetching:
                     fetched = await self._consumer.getmany(timeout_ms=200, max_records=room)
                     await self._begin(fetched)
