@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +14,7 @@ from sampan.cluster.apiserver import listoptions
 from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.listoptions import version_of
+from sampan.cluster.apiserver.table import shape_of
 from sampan.cluster.store import Entry, Event, Table
 from sampan.kube import selectors, zeros
 from sampan.kube.errors import ApiError, bad_request, expired, not_found
@@ -26,6 +27,8 @@ BOOKMARK_SECONDS = 60.0
 LAST_BOOKMARK_SECONDS = 2.0
 """Before the end of a watch."""
 LONGEST_WATCH = 3600.0
+PIECE = 500
+"""Objects of a list that are written at a time."""
 _HEAD = re.compile(rb'\{"kind":"[^"]*","apiVersion":"[^"]*",')
 INCONSISTENT = -1
 """In place of the revision of a `continue` token: what is there now will do."""
@@ -111,7 +114,7 @@ class Reader:
 
     def select(self, call: Call) -> tuple[list[Entry], int, dict[str, Any]]:
         """(objects asked for, revision of the list, rest of its metadata)."""
-        kind, table = call.served, self.store.table(call.served.table)
+        table = self.store.table(call.served.table)
         matches = selector(call)
         listoptions.check(call, watch=False)
         version, limit = version_of(call), max(0, int(call.query.get("limit") or 0))
@@ -138,12 +141,18 @@ class Reader:
                 if token:
                     error.metadata = {"continue": _token(INCONSISTENT, after)}
                 raise error from None
-        return self._page(kind, entries, matches, limit, revision)
+        found, rest = self._page(entries, matches, limit, revision)
+        if rest and matches is None:
+            if revision == self.store.revision:
+                rest["remainingItemCount"] = table.count(prefix, found[-1].key)
+            else:
+                rest["remainingItemCount"] = 1 + sum(1 for _ in entries)
+        return found, revision, rest
 
     @staticmethod
     def _page(
-        kind: Kind, entries: Any, matches: Matches | None, limit: int, revision: int
-    ) -> tuple[list[Entry], int, dict[str, Any]]:
+        entries: Iterator[Entry], matches: Matches | None, limit: int, revision: int
+    ) -> tuple[list[Entry], dict[str, Any]]:
         found: list[Entry] = []
         rest: dict[str, Any] = {}
         for entry in entries:
@@ -151,11 +160,9 @@ class Reader:
                 continue
             if limit and len(found) == limit:
                 rest["continue"] = _token(revision, found[-1].key)
-                if matches is None:
-                    rest["remainingItemCount"] = 1 + sum(1 for _ in entries)
                 break
             found.append(entry)
-        return found, revision, rest
+        return found, rest
 
     def list(self, call: Call) -> Answer:
         entries, revision, rest = self.select(call)
@@ -164,12 +171,10 @@ class Reader:
         head = {"kind": resource.list_kind, "apiVersion": resource.api_version, "metadata": metadata}
         if kind.crd is not None or not call.encoded:
             return Answer(obj={**head, "items": [kind.outward(entry.object) for entry in entries]})
-        # The items of a built-in list do not name their kind, which the list does.
-        if kind.storage is kind.resource:
-            items = [_anonymous(entry) for entry in entries]
-        else:
-            items = [msgspec.json.encode(_without_kind(kind.outward(entry.object))) for entry in entries]
-        return Answer(encoded=msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(items) + b"]}")
+        opening = msgspec.json.encode(head)[:-1] + b',"items":['
+        if len(entries) > PIECE and call.method == "GET" and not shape_of(call):
+            return Answer(chunks=_pieces(opening, kind, entries))
+        return Answer(encoded=opening + _items(kind, entries) + b"]}")
 
     # -- watch
 
@@ -190,7 +195,10 @@ class Reader:
         with_state = streaming_list or (initial is None and not version)
         if not with_state and version:
             since = version
-            table.events_after(since)  # raises 410 when it is too old
+            try:
+                table.events_after(since)
+            except ApiError as error:  # too old: a watch says so within the stream, and some clients know no other way
+                return _failed(error)
         return self._frames(call, table, matches, since, with_state, streaming_list)
 
     async def _frames(  # noqa: PLR0917
@@ -276,14 +284,32 @@ async def _failed(error: ApiError) -> AsyncIterator[Frame]:
     yield Frame("ERROR", obj=error.status())
 
 
+async def _pieces(opening: bytes, kind: Kind, entries: list[Entry]) -> AsyncIterator[bytes]:
+    """A long list bit by bit: it is never whole in memory, and others are answered in between."""
+    for at in range(0, len(entries), PIECE):
+        yield (b"," if at else opening) + _items(kind, entries[at : at + PIECE])
+        await asyncio.sleep(0)
+    yield b"]}"
+
+
+def _items(kind: Kind, entries: list[Entry]) -> bytes:
+    """The items of a built-in list, which do not name their kind, as the list does."""
+    if kind.storage is kind.resource:
+        head = f'{{"kind":"{kind.resource.kind}","apiVersion":"{kind.resource.api_version}",'.encode()
+        size = len(head)
+        texts = [entry.encoded for entry in entries]
+        return b",".join([b"{" + t[size:] if t.startswith(head) else _anonymous(t) for t in texts])
+    return b",".join([msgspec.json.encode(_without_kind(kind.outward(entry.object))) for entry in entries])
+
+
 def _without_kind(obj: Object) -> Object:
     return {name: value for name, value in obj.items() if name not in {"apiVersion", "kind"}}
 
 
-def _anonymous(entry: Entry) -> bytes:
-    """An object's bytes without its first two fields; they are there since the store puts them in front."""
-    match = _HEAD.match(entry.encoded)
-    return b"{" + entry.encoded[match.end() :] if match else msgspec.json.encode(_without_kind(entry.object))
+def _anonymous(text: bytes) -> bytes:
+    """An object's text without its first two fields; they are there since the store puts them in front."""
+    match = _HEAD.match(text)
+    return b"{" + text[match.end() :] if match else msgspec.json.encode(_without_kind(msgspec.json.decode(text)))
 
 
 def _token(revision: int, key: str) -> str:

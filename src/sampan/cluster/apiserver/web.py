@@ -15,7 +15,8 @@ from sampan.cluster.apiserver.authorization import Attributes
 from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.http import HttpRequest, HttpServer, Response, StreamResponse
 from sampan.cluster.apiserver.strategy import User
-from sampan.kube.errors import ApiError, internal
+from sampan.kube.errors import ApiError, bad_request, internal
+from sampan.kube.objects import Object
 
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
@@ -27,7 +28,9 @@ REASONS = {400: "BadRequest", 408: "Timeout", 413: "RequestEntityTooLarge", 431:
 
 
 def status_response(error: ApiError) -> Response:
-    headers = [("Retry-After", "1")] if error.code in {429, 503, 504} else []
+    # Clients repeat what says when: not an eviction that a budget forbids.
+    again = error.code in {503, 504} or (error.code == 429 and error.details.get("retryAfterSeconds"))
+    headers = [("Retry-After", "1")] if again else []
     return Response(error.code, msgspec.json.encode(error.status()), headers=headers)
 
 
@@ -103,7 +106,9 @@ class Web:
         # Both verbs lead into the pod; upstream asks for `create`.
         what = Attributes("create", "", "pods", call.subresource, call.namespace or "", call.name)
         self.server.authorize(call, what)
-        self.server.reader.entry(call)
+        pod = self.server.reader.entry(call).object
+        if call.subresource != "portforward":
+            _check_container(pod, request.value("container"))
         if self.server.runtime is None:
             raise ApiError(503, "ServiceUnavailable", "no kubelet is running")
         if not request.is_upgrade:
@@ -143,6 +148,21 @@ async def _encoded(frames: AsyncIterator[Frame]) -> AsyncIterator[bytes]:
         yield Frame("ERROR", obj=error.status()).encode()
     finally:
         await frames.aclose()  # type: ignore[attr-defined]
+
+
+def _check_container(pod: Object, asked: str) -> None:
+    """Raises ApiError 400, in upstream's words, for a container the pod lacks, and for none where it has several."""
+    spec, name = pod["spec"], pod["metadata"]["name"]
+    parts = {part: [c["name"] for c in spec.get(part) or ()] for part in
+             ("containers", "initContainers", "ephemeralContainers")}  # fmt: skip
+    if asked:
+        if not any(asked in names for names in parts.values()):
+            raise bad_request(f"container {asked} is not valid for pod {name}")
+    elif len(parts["containers"]) > 1:
+        message = f"a container name must be specified for pod {name}, choose one of: [{' '.join(parts['containers'])}]"
+        if parts["initContainers"]:
+            message += f" or one of the init containers: [{' '.join(parts['initContainers'])}]"
+        raise bad_request(message)
 
 
 async def _begun(answer: Answer, headers: list[tuple[str, str]]) -> StreamResponse:
