@@ -194,7 +194,7 @@ def test_debug(pods: System) -> None:
     script = "echo looking around $HOSTNAME; read word; echo heard $word; exit 3"
     common = ("debug", "pair", "--image=busybox", "--profile=general")
     pods.kubectl(*common, "-c", "looker", "--attach=false", "-i", "--", "sh", "-c", script)
-    until(lambda: "looking around pair" in pods.kubectl("logs", "pair", "-c", "looker"))
+    until(lambda: "looking around pair" in pods.kubectl("logs", "pair", "-c", "looker", check=False), 30, "its output")
     pods.kubectl("attach", "pair", "-c", "looker", "-i", stdin="something\n", check=False)
 
     def shown() -> dict[str, object]:
@@ -202,11 +202,11 @@ def test_debug(pods: System) -> None:
         found: dict[str, object] = {one["name"]: one["state"] for one in statuses}
         return found
 
-    until(lambda: "terminated" in str(shown()["looker"]))
+    until(lambda: "terminated" in str(shown().get("looker")), 30, "its end")
     assert "'exitCode': 3" in str(shown()["looker"])
     assert pods.kubectl("logs", "pair", "-c", "looker") == "looking around pair\nheard something\n"
     pods.kubectl(*common, "-c", "lost", "--attach=false", "--", "true")
-    until(lambda: "terminated" in str(shown()["lost"]))
+    until(lambda: "terminated" in str(shown().get("lost")), 30, "the end of the second")
     pod = json.loads(pods.kubectl("get", "pod", "pair", "-o", "json"))
     assert pod["status"]["phase"] == "Running" and all(
         c["restartCount"] == 0 for c in pod["status"]["containerStatuses"]

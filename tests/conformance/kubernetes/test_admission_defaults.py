@@ -146,25 +146,24 @@ def test_runtime_classes(wire: Wire, ns: str, made: Any) -> None:
 
 
 def test_the_newest_default_class(wire: Wire, ns: str, made: Any) -> None:
-    storage, ingress = "/apis/storage.k8s.io/v1/storageclasses", "/apis/networking.k8s.io/v1/ingressclasses"
     asked = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    claims = (f"/api/v1/namespaces/{ns}/persistentvolumeclaims", {"metadata": {"name": "c"}, "spec": asked})
     backend = {"defaultBackend": {"service": {"name": "x", "port": {"number": 80}}}}
-    ingresses = (
-        f"/apis/networking.k8s.io/v1/namespaces/{ns}/ingresses",
-        {"metadata": {"name": "i"}, "spec": backend},
-    )
-    for path, rest, (where, body), field in (
-        (storage, {"provisioner": "x"}, claims, "storageClassName"),
-        (ingress, {"spec": {"controller": "x/y"}}, ingresses, "ingressClassName"),
-    ):
-        group = path.split("/")[-1].removesuffix("es").replace("storageclass", "storageclass.kubernetes.io")
-        annotation = group.replace("ingressclass", "ingressclass.kubernetes.io") + "/is-default-class"
+    rows: list[tuple[str, str, Object, str, Object, str]] = [
+        ("/apis/storage.k8s.io/v1/storageclasses", "storageclass", {"provisioner": "x"},
+         f"/api/v1/namespaces/{ns}/persistentvolumeclaims", asked, "storageClassName"),
+        ("/apis/networking.k8s.io/v1/ingressclasses", "ingressclass", {"spec": {"controller": "x/y"}},
+         f"/apis/networking.k8s.io/v1/namespaces/{ns}/ingresses", backend, "ingressClassName"),
+    ]  # fmt: skip
+    for classes, word, rest, path, spec, field in rows:
         one = name()
-        assert made(path, {"metadata": {"name": one, "annotations": {annotation: "true"}}, **rest}).code == 201
-        eventually(lambda w=where, b=body, f=field, o=one: wire.post(w, b, dryRun="All")["spec"].get(f) == o)
-        named = {**body, "spec": {**body["spec"], field: "mine"}}
-        assert wire.post(where, named, dryRun="All")["spec"][field] == "mine"
+        annotations = {f"{word}.kubernetes.io/is-default-class": "true"}
+        assert made(classes, {"metadata": {"name": one, "annotations": annotations}, **rest}).code == 201
+
+        def chosen(spec: Object = spec, path: str = path, field: str = field) -> Any:
+            return wire.post(path, {"metadata": {"name": "c"}, "spec": spec}, dryRun="All")["spec"].get(field)
+
+        eventually(lambda choose=chosen, one=one: choose() == one)  # type: ignore[misc]
+        assert chosen({**spec, field: "mine"}) == "mine"
 
 
 def test_namespaces_that_stay_and_that_go(wire: Wire, ns: str) -> None:

@@ -206,8 +206,11 @@ def test_updates_are_looked_at_when_images_change(wire: Wire, ns: str) -> None:
 
 
 def test_raising_the_level_tells_of_pods_that_are_there(wire: Wire, ns: str) -> None:
+    rooted: Object
+    mighty: Object
     rooted, mighty = {"runAsNonRoot": None}, {"privileged": True, "allowPrivilegeEscalation": True}
-    for name, context in {"a": rooted, "b": rooted, "c": {}, "d": mighty}.items():
+    contexts: dict[str, Object] = {"a": rooted, "b": rooted, "c": {}, "d": mighty}
+    for name, context in contexts.items():
         body = pod(**context)
         body["metadata"]["name"] = name
         assert wire.post(pods(ns), body).code == 201
