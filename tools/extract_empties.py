@@ -62,7 +62,7 @@ class Package:
             name, *flags = tag.split(",")
             if "inline" in flags or (not name and not field):
                 yield from self.fields(go.rpartition(".")[2].lstrip("*"))
-            elif name:
+            elif name and name != "-":
                 yield name, go, flags
 
 

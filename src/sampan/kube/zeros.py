@@ -14,13 +14,17 @@ from sampan.kube.schema import Schema
 _ZEROS: dict[int, list[tuple[str, Schema, Any]]] = {}
 
 
+_BARE = {"io.k8s.api.core.v1.LimitRangeSpec", "io.k8s.api.discovery.v1.EndpointSlice"}
+"""Definitions that may lack lists their schemas call required."""
+
+
 def _fields(schema: Schema) -> list[tuple[str, Schema, Any]]:
     """(name, schema, zero) of the fields never left out; text is, where it would only say that it is missing."""
     key = id(schema.properties)  # shared by all nodes of a definition, and kept by the library
     found = _ZEROS.get(key)
     if found is None:
-        # text only of conditions, which controllers write: elsewhere it would only say that it is missing
-        wanted = (int, bool, str) if schema.definition.endswith("Condition") else (int, bool)
+        # text only of what controllers write: elsewhere it would only say that it is missing
+        wanted = (int, bool, str) if schema.definition.endswith(("Condition", "v1.Event")) else (int, bool)
         found = _ZEROS[key] = [
             (name, child, child.default)
             for name, child in schema.properties.items()
@@ -43,19 +47,23 @@ def settle(schema: Schema, value: Any) -> None:
             if value.get(name) is None:
                 value[name] = {} if zero == {} else zero
         for name in schema.nulls:
-            if name not in value and name not in schema.required:  # what is required is refused
-                value[name] = None
+            if name not in value and (name not in schema.required or schema.definition in _BARE):
+                value[name] = None  # what is required is refused
         empty = []
         for name, item in value.items():
             if isinstance(item, (dict, list)):
                 inner = properties.get(name) or values
                 if inner is not None:
-                    if not item and name in properties and name not in schema.required and _is_collection(inner):
+                    required = name in schema.required and schema.definition not in _BARE
+                    if not item and name in properties and not required and _is_collection(inner):
                         empty.append(name)
                     else:
                         settle(inner, item)
         for name in empty:
-            del value[name]
+            if name in schema.nulls:
+                value[name] = None
+            else:
+                del value[name]
     elif isinstance(value, list):
         items = schema.items
         for index, item in enumerate(value):

@@ -201,7 +201,8 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
     present = datetime.now(UTC).replace(microsecond=0)
     if not metadata.get("deletionTimestamp"):
         metadata["deletionTimestamp"] = (present + timedelta(seconds=grace)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        metadata["deletionGracePeriodSeconds"] = grace
+        if kind.resource.kind != "Namespace":
+            metadata["deletionGracePeriodSeconds"] = grace
         if kind.counts_generation:
             metadata["generation"] = int(metadata.get("generation") or 0) + 1
         if kind.resource.kind == "Namespace" and not kind.resource.group:

@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+from sampan.cluster.apiserver import decode, writeoptions
 from sampan.cluster.apiserver.admission.gate import Gate
 from sampan.cluster.apiserver.authentication import ADMIN, Authenticator
 from sampan.cluster.apiserver.authorization import Attributes, Authorizer
@@ -35,6 +36,7 @@ from sampan.kube import kinds
 from sampan.kube.errors import ApiError, bad_request, method_not_allowed, path_not_found
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object
+from sampan.kube.transport import APPLY_PATCH
 
 log = logging.getLogger("sampan.apiserver")
 
@@ -50,6 +52,10 @@ VERBS = {
 HEALTH = {"/healthz", "/livez", "/readyz"}
 RBAC_TABLES = ("roles", "clusterroles", "rolebindings", "clusterrolebindings")
 NAMESPACE_PARTS = {"status", "finalize"}
+
+
+DEPRECATED = {kinds.ENDPOINTS: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
+"""What is said of every call for these kinds."""
 
 
 class ApiServer:
@@ -209,9 +215,9 @@ class ApiServer:
         kind = self.catalog.find(group, version, rest[0])
         if kind is None or len(rest) > 3 or not all(rest):
             # Who may not ask does not learn whether there is such a kind.
-            named = (*rest[1:3], "", "")
-            verb = VERBS.get(call.method, ("", ""))[1 if named[0] else 0] or call.method.lower()
-            self.authorize(call, Attributes(verb, group, rest[0], named[1], call.namespace or "", named[0]))
+            name, part = [*rest[1:3], "", ""][:2]
+            verb = VERBS.get(call.method, ("", ""))[1 if name else 0] or call.method.lower()
+            self.authorize(call, Attributes(verb, group, rest[0], part, call.namespace or "", name))
             raise self._unknown(group, version, rest[0])
         if call.namespace and not kind.resource.namespaced:
             raise path_not_found()
@@ -245,6 +251,10 @@ class ApiServer:
 
     async def _dispatch(self, call: Call) -> Answer:
         kind = call.served
+        if kind.resource in DEPRECATED:
+            call.warnings.append(DEPRECATED[kind.resource])
+        if call.verb in writeoptions.OPTIONS:
+            writeoptions.check(call, applies=decode.media_type(call.content_type) == APPLY_PATCH)
         if call.subresource:
             return await self.subresources.handle(call)
         if call.verb not in kind.resource.verbs:

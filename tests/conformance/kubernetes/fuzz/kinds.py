@@ -398,13 +398,11 @@ KINDS: dict[str, Fuzzed] = {
     "apps/v1/ControllerRevision": Fuzzed("controllerrevisions", more.controller_revision),
     "discovery.k8s.io/v1/EndpointSlice": Fuzzed("endpointslices", more.endpoint_slice),
     "autoscaling/v1/HorizontalPodAutoscaler": Fuzzed("horizontalpodautoscalers", more.autoscaler_v1, ("status",)),
-    "events.k8s.io/v1/Event": Fuzzed("events", more.event),
     "rbac.authorization.k8s.io/v1/ClusterRole": Fuzzed("clusterroles", more.cluster_role, namespace=""),
     "rbac.authorization.k8s.io/v1/ClusterRoleBinding": Fuzzed(
         "clusterrolebindings", more.cluster_role_binding, namespace=""
     ),
     "v1/PersistentVolume": Fuzzed("persistentvolumes", more.volume, ("status",), namespace=""),
-    "v1/Node": Fuzzed("nodes", more.node, ("status",), namespace=""),
     "v1/Namespace": Fuzzed("namespaces", more.namespace, ("status", "finalize"), namespace=""),
     "storage.k8s.io/v1/StorageClass": Fuzzed("storageclasses", more.storage_class, namespace=""),
     "scheduling.k8s.io/v1/PriorityClass": Fuzzed("priorityclasses", more.priority_class, namespace=""),

@@ -18,7 +18,7 @@ def _some(rng: random.Random, fields: Object, chance: float = 0.35) -> Object:
 
 
 def endpoints(rng: random.Random) -> Object:
-    address = {"ip": rng.choice(["10.1.2.3", "10.1.2.4", "127.0.0.1", "bad"])}
+    address = {"ip": rng.choice(["10.1.2.3", "10.1.2.4", "bad"])}
     port = {"port": rng.choice([80, 443, 0]), **_some(rng, {"name": "http", "protocol": ("TCP", "UDP", "X")})}
     subset = {"addresses": [address], "ports": [port]}
     return rng.choice([{}, {"subsets": [subset]}, {"subsets": [subset, subset]}, {"subsets": []}])
@@ -52,25 +52,6 @@ def core_event(rng: random.Random) -> Object:
                 "reportingComponent": ("x.io/c", "c c"),
                 "reportingInstance": "i",
                 "action": "Do",
-            },
-        ),
-    }
-
-
-def event(rng: random.Random) -> Object:
-    return {
-        "regarding": {"kind": "Pod", "name": "a", "namespace": rng.choice(["fuzz", "fuzz", "other"])},
-        "eventTime": "2026-01-01T00:00:00.000001Z",
-        "reportingController": rng.choice(["x.io/c", "c c"]),
-        "reportingInstance": "i",
-        "action": "Do",
-        "reason": "Started",
-        "type": rng.choice(["Normal", "Normal", "Odd"]),
-        **_some(
-            rng,
-            {
-                "note": "hello",
-                "series": ({"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000001Z"}, {"count": 1}),
             },
         ),
     }
@@ -222,20 +203,6 @@ def ingress_class(rng: random.Random) -> Object:
             0.7,
         )
     }
-
-
-def node(rng: random.Random) -> Object:
-    spec = _some(
-        rng,
-        {
-            "unschedulable": (True, False),
-            "podCIDR": ("10.9.0.0/24", "bad"),
-            "providerID": ("x://1", "x://2"),
-            "taints": ([{"key": "k", "effect": "NoSchedule"}], [{"key": "k", "effect": "Odd"}], []),
-        },
-        0.3,
-    )
-    return {"spec": spec, **_some(rng, {"status": {"capacity": {"cpu": "1000m"}}}, 0.2)}
 
 
 def namespace(rng: random.Random) -> Object:

@@ -46,6 +46,9 @@ def match_conditions(
         expression(faults, row.get("expression") or "", f"{path}[{index}].expression", variables or BASE, "bool")
 
 
+_REASONS = ("Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized")
+
+
 def policy(faults: Faults, spec: Object) -> None:
     """Every expression of a ValidatingAdmissionPolicy."""
     known = _known(faults, spec)
@@ -58,6 +61,8 @@ def policy(faults: Faults, spec: Object) -> None:
     for index, row in enumerate(validations):
         path = f"spec.validations[{index}]"
         expression(faults, row.get("expression") or "", f"{path}.expression", known, "bool")
+        if row.get("reason") not in (None, "", *_REASONS):
+            faults.one_of(f"{path}.reason", row["reason"], _REASONS)
         if row.get("messageExpression"):
             expression(faults, row["messageExpression"], f"{path}.messageExpression", known, "string")
     for index, row in enumerate(notes):

@@ -85,10 +85,24 @@ class Event(TableStrategy):
         return found
 
     def validate(self, faults: Faults, obj: Object) -> None:
-        field = "regarding" if "regarding" in obj else "involvedObject"
-        namespace, about = sub(obj, "metadata").get("namespace"), sub(obj, field).get("namespace") or ""
-        if about != namespace and not (about == "" and namespace == "default"):
-            faults.invalid(f"{field}.namespace", about, "does not match event.namespace")
+        namespace, about = sub(obj, "metadata").get("namespace"), sub(obj, "involvedObject").get("namespace") or ""
+        if not obj.get("eventTime"):
+            if about != namespace and not (about == "" and namespace == "default"):
+                faults.invalid("involvedObject.namespace", about, "does not match event.namespace")
+            return
+        if not about and namespace not in ("default", "kube-system"):
+            faults.invalid("involvedObject.namespace", about, "does not match event.namespace")
+        component = obj.get("reportingComponent") or ""
+        if not component:
+            faults.required("reportingComponent")
+        for problem in qualified_name_problems(component):
+            faults.invalid("reportingComponent", component, problem)
+        for field, most in (("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)):
+            text = obj.get(field) or ""
+            if not text and field != "message":
+                faults.required(field)
+            if len(text) > most:
+                faults.invalid(field, "", f"can have at most {most} characters")
 
 
 class Lease(TableStrategy):
@@ -109,10 +123,10 @@ def _storage(faults: Faults, value: object, path: str) -> None:
         faults.invalid(path, str(value), str(error))
 
 
-def _access_modes(faults: Faults, spec: Object) -> None:
+def _access_modes(faults: Faults, spec: Object, detail: str = "at least 1 access mode is required") -> None:
     modes = spec.get("accessModes") or ()
     if not modes:
-        faults.required("spec.accessModes", "at least 1 access mode is required")
+        faults.required("spec.accessModes", detail)
     for mode in modes:
         faults.one_of("spec.accessModes", mode, _MODES)
 
@@ -186,11 +200,14 @@ class Volume(TableStrategy):
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
-        _access_modes(faults, spec)
+        _access_modes(faults, spec, "")
         if not spec.get("capacity"):
             faults.required("spec.capacity")
         else:
             _storage(faults, sub(spec, "capacity").get("storage"), "spec.capacity[storage]")
+        path = sub(spec, "hostPath").get("path") or ""
+        if ".." in path.split("/"):
+            faults.invalid("spec.hostPath.path", path, "must not contain '..'")
         faults.one_of(
             "spec.persistentVolumeReclaimPolicy",
             spec.get("persistentVolumeReclaimPolicy"),
@@ -205,6 +222,8 @@ class StorageClass(TableStrategy):
     def validate(self, faults: Faults, obj: Object) -> None:
         if not obj.get("provisioner"):
             faults.required("provisioner")
+        for problem in qualified_name_problems(str(obj.get("provisioner") or "x").lower()):
+            faults.invalid("provisioner", obj["provisioner"], problem)
         faults.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"))
         faults.one_of("volumeBindingMode", obj.get("volumeBindingMode"), ("Immediate", "WaitForFirstConsumer"))
 

@@ -22,8 +22,18 @@ class Webhooks(TableStrategy):
     )
 
     def validate(self, faults: Faults, obj: Object) -> None:
-        for index, hook in enumerate(maps(obj.get("webhooks"))):
+        hooks = maps(obj.get("webhooks"))
+        for index, hook in enumerate(hooks):
             where, config = f"webhooks[{index}]", sub(hook, "clientConfig")
+            if hook.get("name") and hook["name"] in [one.get("name") for one in hooks[:index]]:
+                faults.duplicate(f"{where}.name", hook["name"])
+            if (url := config.get("url")) and not url.startswith("https://"):
+                scheme = url.partition("://")[0] if "://" in url else ""
+                faults.invalid(
+                    f"{where}.clientConfig.url",
+                    scheme,
+                    "'https' is the only allowed URL scheme; desired format: https://host[/path]",
+                )
             if not hook.get("name"):
                 faults.required(f"{where}.name")
             elif hook["name"].count(".") < 2:

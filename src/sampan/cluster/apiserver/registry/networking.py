@@ -118,6 +118,11 @@ class IngressClass(TableStrategy):
             faults.required("spec.controller")
         elif "/" not in controller:
             faults.invalid("spec.controller", controller, 'must be a domain-prefixed path (such as "acme.io/foo")')
+        parameters = sub(obj, "spec", "parameters")
+        if parameters.get("scope") == "Namespace" and not parameters.get("namespace"):
+            faults.required("spec.parameters.namespace", "`parameters.scope` is set to 'Namespace'")
+        elif parameters.get("scope") == "Cluster" and parameters.get("namespace"):
+            faults.forbidden("spec.parameters.namespace", "`parameters.scope` is set to 'Cluster'")
 
 
 class NetworkPolicy(TableStrategy):

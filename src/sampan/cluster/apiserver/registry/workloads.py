@@ -107,6 +107,8 @@ class ReplicationController(TableStrategy):
         labels = sub(spec, "template", "metadata").get("labels")
         if labels and spec.get("selector") is None:
             spec["selector"] = dict(labels)
+        if labels and not sub(obj, "metadata").get("labels"):
+            obj["metadata"]["labels"] = dict(labels)
         default_pod_spec(lookup(obj, "spec.template.spec"))
 
     def validate(self, faults: Faults, obj: Object) -> None:
