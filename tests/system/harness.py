@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+LOADED = 4  # times as long as on idle cores is what a machine with other work may take
+
+
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait until `condition` is true and give its value; fail with `what` otherwise."""
+    """Wait until `condition` is true and give its value; fail with `what` where it takes `LOADED` times `seconds`."""
+    seconds *= LOADED
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -62,7 +67,7 @@ class System:
             "KUBECACHEDIR": str(self.directory / "kube-cache"),  # what kubectl learnt of another cluster at this port
         }
 
-    def sampan(self, *arguments: str, check: bool = True, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+    def sampan(self, *arguments: str, check: bool = True, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "sampan", *arguments],
             cwd=self.directory,
@@ -138,6 +143,16 @@ class System:
             if str(self.directory / ".sampan").encode() in text:
                 found.append(int(entry.name))
         return found
+
+    @contextlib.contextmanager
+    def up(self, *what: str) -> Iterator[System]:
+        """`sampan up WHAT --detach`; at the end it is stopped and nothing of it runs."""
+        try:
+            self.sampan("up", *what, "--detach")
+            yield self
+        finally:
+            self.sampan("down", check=False)
+            until(lambda: not self.processes(), 15, "every process of the cluster has ended")
 
     def kill_cluster(self) -> None:
         os.kill(int(self.info["pid"]), signal.SIGKILL)

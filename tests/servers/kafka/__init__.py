@@ -76,14 +76,13 @@ def start_kafka(directory: Path, *, advertised: int | None = None) -> Server:
         PROPERTIES.format(port=port, controller=controller, advertised=advertised or port, data=home / "data")
     )
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    program = ["java", *JAVA, "-cp", classpath]
-    subprocess.run(
-        [*program, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
     # the first to end in good order leaves its classes behind, loaded; later ones start in half the time
-    share = f"-XX:SharedArchiveFile={archive}" if archive.exists() else f"-XX:ArchiveClassesAtExit={archive}"
+    loaded = [f"-XX:SharedArchiveFile={archive}"] if archive.exists() else []
+    format_ = ["java", *JAVA, *loaded, "-cp", classpath, "kafka.tools.StorageTool", "format"]
+    done = subprocess.run(
+        [*format_, "-t", cluster, "-c", str(properties)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    share = loaded[0] if loaded else f"-XX:ArchiveClassesAtExit={archive}"
     command = ["java", *JAVA, share, "-cp", classpath, "kafka.Kafka", str(properties)]
     return Server(command, port, directory / "kafka.log", f"kafka://127.0.0.1:{port}", seconds=60)
