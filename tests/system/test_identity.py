@@ -18,6 +18,8 @@ import pytest
 
 from tests.system.harness import System, until
 
+pytestmark = pytest.mark.timeout(300)
+
 SYSTEM = """
 from sampan import Application, Service
 from sampan.model import Oidc, Security, Tls
