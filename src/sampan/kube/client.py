@@ -55,17 +55,28 @@ class Client:
     ) -> ObjectList:
         """All objects, fetched in pages of `limit` when it is positive. `namespace=None` means all namespaces.
         Raises ApiError 410 when the snapshot expires between two pages."""
-        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else "", "continue": ""}
         items: list[Object] = []
+        version = ""
+        async for page in self.pages(resource, namespace, labels=labels, fields=fields, limit=limit):
+            items += page.items
+            version = page.resource_version
+        return ObjectList(items, version)
+
+    async def pages(
+        self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = "", limit: int = 0
+    ) -> AsyncIterator[ObjectList]:
+        """`list`, a page at a time: for who keeps less than all of every object."""
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else "", "continue": ""}
         while True:
             answer = await self.transport.send(
                 Request("GET", resource.path(namespace, None, None), {k: v for k, v in query.items() if v})
             )
-            items.extend(_named(resource, item) for item in answer.get("items") or ())
             metadata = answer.get("metadata") or {}
             query["continue"] = metadata.get("continue") or ""
+            items = [_named(resource, item) for item in answer.get("items") or ()]
+            yield ObjectList(items, metadata.get("resourceVersion") or "", query["continue"])
             if not query["continue"]:
-                return ObjectList(items, metadata.get("resourceVersion") or "")
+                return
 
     async def create(
         self, resource: Resource, obj: Object, *, subresource: str | None = None, dry_run: bool = False

@@ -39,7 +39,7 @@ class Informer:
     """The cache of `resource`, in one namespace or in all, of what the selectors match.
 
     `indexes` maps a name to a function giving the values an object is found under. `trim` may drop fields before an
-    object is kept (it must return a new object). Times are in seconds.
+    object is kept (it must return a new object, and may be given its own answer). Times are in seconds.
     """
 
     def __init__(
@@ -173,17 +173,22 @@ class Informer:
         return min(failures + 1, 10)
 
     async def _list(self) -> None:
-        answer = await self.client.list(
+        items: Objects = []
+        version = ""
+        pages = self.client.pages(
             self.resource, self.namespace, labels=self.labels, fields=self.fields, limit=self.page
         )
+        async for page in pages:
+            items += map(self._trim, page.items) if self._trim else page.items
+            version = page.resource_version
         self.lists += 1
-        self._version = answer.resource_version
+        self._version = version
         self._gone.clear()
-        present = {key_of(obj): obj for obj in answer.items}
+        present = {key_of(obj) for obj in items}
         for key in [key for key in self._objects if key not in present]:
             if _version(self._objects[key]) <= _number(self._version):  # else it is our write, newer than the list
                 self._remove(key)
-        for obj in answer.items:
+        for obj in items:
             self._fold(obj)
         self._synced.set()
 

@@ -69,7 +69,10 @@ class Raw:
         try:
             writer.write(data)
             await writer.drain()
-            return await asyncio.wait_for(read_answer(reader), 20)
+            code, headers, body = await asyncio.wait_for(read_answer(reader), 20)
+            if headers.get("transfer-encoding") == "chunked" and b"watch=" not in data.partition(b"\r\n")[0]:
+                body = await asyncio.wait_for(read_chunks(reader), 20)
+            return code, headers, body
         except ConnectionError:
             return 0, {}, b""
         finally:
@@ -82,6 +85,14 @@ class Raw:
         rows |= {name.replace("_", "-"): value for name, value in headers.items()}
         head = "".join(f"{name}: {value}\r\n" for name, value in rows.items())
         return await self.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body, admin=admin)
+
+
+async def read_chunks(reader: asyncio.StreamReader) -> bytes:
+    """The body of a chunked answer."""
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    return body
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:

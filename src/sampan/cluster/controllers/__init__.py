@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sampan.cluster.controllers.accounts import NamespaceDefaults
+from sampan.cluster.controllers.accounts import ROOT_CA, NamespaceDefaults
 from sampan.cluster.controllers.aggregation import RoleAggregation
 from sampan.cluster.controllers.autoscaler import AutoscalerController
 from sampan.cluster.controllers.budget import DisruptionController
@@ -74,12 +74,15 @@ def all_controllers(
     ]
 
 
-def without_managers(obj: Object) -> Object:
-    """An object without its managedFields, which no controller reads and which are most of what it takes in memory."""
+def trimmed(obj: Object) -> Object:
+    """An object without what no controller reads, which is most of what it takes in memory: managedFields, and what is
+    in a ConfigMap, but for the certificates that every namespace is given."""
     metadata = obj["metadata"]
-    if "managedFields" not in metadata:
-        return obj
-    return {**obj, "metadata": {name: value for name, value in metadata.items() if name != "managedFields"}}
+    kept = {**obj, "metadata": {name: value for name, value in metadata.items() if name != "managedFields"}}
+    if obj.get("kind") == "ConfigMap" and metadata["name"] != ROOT_CA:
+        kept.pop("data", None)
+        kept.pop("binaryData", None)
+    return kept
 
 
 def manager(
@@ -93,7 +96,7 @@ def manager(
 ) -> Manager:
     """All controllers over one shared cache, not started yet. `manager.cache` may be shared with the kubelet and
     proxy."""
-    made = Manager(client, without_managers)
+    made = Manager(client, trimmed)
     for controller in all_controllers(
         usage=usage,
         volumes=volumes,

@@ -35,7 +35,11 @@ class ClusterSource:
     def __init__(self, client: Client, changed: Callable[[str, str, str], None]) -> None:
         """`changed(kind, namespace, name)` is called when a ConfigMap or Secret changes."""
         self._client = client
-        self.informers = {"ConfigMap": Informer(client, kinds.CONFIG_MAP), "Secret": Informer(client, kinds.SECRET)}
+        self.informers = {
+            "ConfigMap": Informer(client, kinds.CONFIG_MAP, trim=_identity),
+            "Secret": Informer(client, kinds.SECRET, trim=_identity),
+        }
+        """Which there are and when they change; what is in them is read when a container wants it."""
         for kind, informer in self.informers.items():
             informer.add_handler(self._handler(kind, changed))
 
@@ -58,9 +62,7 @@ class ClusterSource:
             await informer.stop()
 
     async def data(self, kind: str, namespace: str, name: str, optional: bool) -> dict[str, bytes] | None:
-        obj = self.informers[kind].get(f"{namespace}/{name}")
-        if obj is None:  # created a moment ago, perhaps: ask before saying no
-            obj = await self._get(kinds.CONFIG_MAP if kind == "ConfigMap" else kinds.SECRET, name, namespace)
+        obj = await self._get(kinds.CONFIG_MAP if kind == "ConfigMap" else kinds.SECRET, name, namespace)
         if obj is None:
             if optional:
                 return None
@@ -118,3 +120,10 @@ def entries(obj: Object) -> dict[str, bytes]:
         return {key: base64.b64decode(value) for key, value in (obj.get("data") or {}).items()}
     found = {key: str(value).encode() for key, value in (obj.get("data") or {}).items()}
     return found | {key: base64.b64decode(value) for key, value in (obj.get("binaryData") or {}).items()}
+
+
+def _identity(obj: Object) -> Object:
+    """An object without all but who it is and of which version."""
+    metadata = obj["metadata"]
+    kept = ("name", "namespace", "uid", "resourceVersion")
+    return {"kind": obj["kind"], "metadata": {name: metadata[name] for name in kept if name in metadata}}

@@ -29,6 +29,9 @@ COMPACT_EVERY = 20_000
 DECODED_BYTES = 8 << 20
 """Texts of the objects that stay decoded, in bytes, of all stores of a process."""
 
+SCAN = 1024
+"""Keys taken from a table's list at a time: who wants one page of many does not copy them all."""
+
 _encoder = msgspec.json.Encoder()
 _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
@@ -121,11 +124,22 @@ class Table:
 
     def scan(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         """Entries in key order whose key starts with `prefix`, those after the key `after`."""
-        start = bisect_right(self.keys, after) if after else bisect_left(self.keys, prefix)
-        for key in self.keys[start:]:
-            if not key.startswith(prefix):
-                break
-            yield self.entries[key]
+        at, end = self._range(prefix, after)
+        while at < end:
+            keys = self.keys[at : min(at + SCAN, end)]
+            for key in keys:
+                yield self.entries[key]
+            at += len(keys)
+
+    def count(self, prefix: str = "", after: str = "") -> int:
+        """How many entries `scan` would give."""
+        at, end = self._range(prefix, after)
+        return max(0, end - at)
+
+    def _range(self, prefix: str, after: str) -> tuple[int, int]:
+        """Where in `keys` those with `prefix` that come after `after` begin and end."""
+        at = bisect_right(self.keys, after) if after else bisect_left(self.keys, prefix)
+        return at, bisect_left(self.keys, prefix + "\U0010ffff") if prefix else len(self.keys)
 
     def scan_at(self, revision: int, prefix: str = "", after: str = "") -> Iterator[Entry]:
         """`scan` as it would have been at `revision`. Raises ApiError 410 if that is no longer known."""
