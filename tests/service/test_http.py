@@ -11,8 +11,8 @@ import aiohttp
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import StreamingResponse
 
-from sampan.service.http.reply import CallError, DeadlineExceeded
 from sampan.service.http.endpoints import Check, answered_by
+from sampan.service.http.reply import CallError, DeadlineExceeded
 from sampan.service.telemetry.context import CURRENT
 
 

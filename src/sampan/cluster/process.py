@@ -181,6 +181,7 @@ class Cluster:
         # The ingress port is known before Envoy listens, so that cluster.json is complete from its first version.
         ingress = self._reserve("proxy/ingress-port", 8080)
         tls = self._reserve("proxy/ingress-tls-port", 8443)
+        network = await self._network(router, owned)
         self.info = {
             "pid": os.getpid(),
             "server": server,
@@ -193,7 +194,6 @@ class Cluster:
         phases.done("API server")
         phases.report("API ready")
         gc.enable()
-        network = await self._network(router, owned)
         await self._start_node(api, port, owned, (ingress, tls), network)
 
     def _network_mode(self) -> str:
@@ -215,6 +215,8 @@ class Cluster:
         from sampan.cluster.network.pods import PodNetwork, Refused
 
         try:
+            if reason := (await self._zygote.capabilities()).namespaces:
+                raise Refused(reason)
             network = await asyncio.to_thread(PodNetwork, owned.number, router)
         except Refused as error:
             if self._mode == PODS:

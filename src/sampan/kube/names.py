@@ -167,7 +167,7 @@ def annotation_map(values: Mapping[str, str] | None, field: str = "metadata.anno
 
 NAME_RULES = {
     ("", "Namespace"): dns1123_label,
-    ("", "Service"): dns1035_label,
+    ("", "Service"): dns1123_label,
     ("rbac.authorization.k8s.io", "Role"): path_segment,
     ("rbac.authorization.k8s.io", "RoleBinding"): path_segment,
     ("rbac.authorization.k8s.io", "ClusterRole"): path_segment,

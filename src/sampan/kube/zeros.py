@@ -29,6 +29,7 @@ def _fields(schema: Schema) -> list[tuple[str, Schema, Any]]:
             (name, child, child.default)
             for name, child in schema.properties.items()
             if not child.structural
+            and name not in schema.omitted
             and (child.default == {} or (child.default.__class__ in wanted and not child.default))
         ]
     return found
@@ -60,9 +61,7 @@ def settle(schema: Schema, value: Any) -> None:
                     else:
                         settle(inner, item)
         for name in empty:
-            if name in schema.nulls:
-                value[name] = None
-            else:
+            if name not in schema.nulls:  # `close` makes those null, when it is known who owns them
                 del value[name]
     elif isinstance(value, list):
         items = schema.items
@@ -71,6 +70,15 @@ def settle(schema: Schema, value: Any) -> None:
                 settle(items, item)
             elif item is None and not items.structural and items.type in _NOTHING:
                 value[index] = of(items) if items.type == "object" else _NOTHING[items.type]
+
+
+def close(schema: Schema, obj: dict[str, Any]) -> None:
+    """Make null, in place, the empty lists of an object and its spec that are null where they are missing."""
+    for node, value in ((schema, obj), (schema.properties.get("spec"), obj.get("spec"))):
+        if node is not None and isinstance(value, dict):
+            for name in node.nulls:
+                if value.get(name) == []:
+                    value[name] = None
 
 
 _NOTHING: dict[str, Any] = {"object": {}, "string": "", "integer": 0, "boolean": False}

@@ -47,6 +47,8 @@ def put(
         new["lastUpdateTime"] = old["lastUpdateTime"] if old and same and old.get("lastUpdateTime") else when
     if old is None:
         return [*(conditions or ()), new]
+    if updated and not (same_status and old.get("reason") == reason):
+        return [*without(conditions, type), new]  # what changed last comes last, as upstream's Deployments have it
     return [new if condition is old else condition for condition in conditions or ()]
 
 

@@ -136,7 +136,9 @@ def test_escalation_is_seen() -> None:
     held = [rule("get list", "core", "pods"), rule("*", "apps", "*")]
     assert missing(held, [rule("get", "core", "pods"), rule("delete", "apps", "deployments", "a")]) == []
     lacking = missing(held, [rule("get delete patch", "core", "pods")])
-    assert [shown(one) for one in compact(lacking)] == ['{APIGroups:[""], Resources:["pods"], Verbs:["delete" "patch"]}']
+    assert [shown(one) for one in compact(lacking)] == [
+        '{APIGroups:[""], Resources:["pods"], Verbs:["delete" "patch"]}'
+    ]
     assert missing([rule("get", "core", "pods", "a")], [rule("get", "core", "pods")]), "a name is less than all names"
 
 

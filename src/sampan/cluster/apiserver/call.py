@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.strategy import User
 from sampan.cluster.store import Entry
-from sampan.kube.errors import ApiError, bad_request
+from sampan.kube.errors import bad_request
 from sampan.kube.objects import Object
 
 TRUE = {"true", "1", "t", "T", "TRUE", "True"}
@@ -55,18 +55,12 @@ class Call(Struct):
 
     @property
     def dry_run(self) -> bool:
-        """Raises ApiError 422 for a value other than All."""
-        value = self.query.get("dryRun", "")
-        if value not in {"", "All"}:
-            raise ApiError(422, "Invalid", f'dryRun: Unsupported value: "{value}": supported values: "All"')
-        return value == "All"
+        """Whether nothing is to be kept; `writeoptions.check` has seen to the value."""
+        return bool(self.query.get("dryRun"))
 
     @property
     def field_manager(self) -> str:
-        manager = self.query.get("fieldManager", "")
-        if len(manager) > 128:
-            raise ApiError(422, "Invalid", "fieldManager: Too long: may not be more than 128 bytes")
-        return manager or self.user_agent.partition("/")[0] or "unknown"
+        return self.query.get("fieldManager", "") or self.user_agent.partition("/")[0] or "unknown"
 
     def flag(self, name: str) -> bool:
         """A parameter that is there and not said to be false, as upstream reads them."""

@@ -28,6 +28,30 @@ VERSION = {
 SUB_VERBS = ("get", "patch", "update")
 
 
+GROUPS = (
+    "",
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+)
+"""The order in which groups are told of, which is that of `kubectl get all`; others come after."""
+
+
 class Discovery:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -76,9 +100,10 @@ class Discovery:
         for kind in self._catalog:
             resource = kind.resource
             found.setdefault(resource.group, {}).setdefault(resource.version, []).append(kind)
+        known = {group: place for place, group in enumerate(GROUPS)}
         return {
-            group: dict(sorted(versions.items(), key=lambda item: priority(item[0]), reverse=True))
-            for group, versions in found.items()
+            group: dict(sorted(found[group].items(), key=lambda item: priority(item[0]), reverse=True))
+            for group in sorted(found, key=lambda group: known.get(group, len(known)))
         }
 
     # -- the roots

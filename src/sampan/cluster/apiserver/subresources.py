@@ -15,7 +15,7 @@ from sampan.cluster.store import Entry
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError, Cause, bad_request, conflict, invalid, method_not_allowed, not_found
 from sampan.kube.objects import Object, now, parse_time
-from sampan.kube.transport import APPLY_PATCH, MERGE_PATCH
+from sampan.kube.transport import APPLY_PATCH
 
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
@@ -62,14 +62,15 @@ class Subresources:
         if call.verb == "get":
             return Answer(obj=_scale_of(await self._shown(call, self.server.reader.entry(call).object), paths))
         content = decode.media_type(call.content_type)
+        applies = call.verb == "patch" and content == APPLY_PATCH
         body, _ = decode.read_body(call)
 
         def change(current: Object) -> Object:
             present = _scale_of(current, paths)
             if call.verb == "update":
                 wanted = body
-            elif content == APPLY_PATCH:
-                wanted = patching.patch(MERGE_PATCH, present, body, kind.schema)
+            elif applies:
+                wanted = {"kind": "", "apiVersion": "", **(body if isinstance(body, dict) else {})}
             else:
                 wanted = patching.patch(content, present, body, kind.schema)
             wanted = decode.check_object(wanted)
@@ -84,13 +85,11 @@ class Subresources:
             if replicas < 0:
                 message = f"Invalid value: {replicas}: must be greater than or equal to 0"
                 raise invalid("Scale", call.name, [Cause("spec.replicas", message)], "autoscaling")
-            node = current
-            for step in paths.spec[:-1]:
-                node = node.setdefault(step, {})
-            node[paths.spec[-1]] = replicas
-            return current
+            if applies:
+                return _apply_scale(call, current, wanted, replicas, paths.spec)
+            return _with(current, paths.spec, replicas)
 
-        entry = await self.server.writer.change(call, change)
+        entry = await self.server.writer.change(call, change, tracked=applies)
         return Answer(obj=_scale_of(await self._shown(call, entry.object), paths))
 
     @staticmethod
@@ -126,8 +125,11 @@ class Subresources:
         return Answer(201, obj={"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 
     async def _eviction(self, call: Call) -> Answer:
-        options = decode.read_part(call).get("deleteOptions") or {}
+        given = decode.read_part(call)
+        options, named = given.get("deleteOptions") or {}, (given.get("metadata") or {}).get("name")
         pod = self.server.reader.entry(call).object
+        if named not in {None, "", call.name}:
+            raise bad_request("name in URL does not match name in Eviction object")
         if options.get("dryRun"):
             call.query = {**call.query, "dryRun": "All"}
         phase = (pod.get("status") or {}).get("phase")
@@ -147,7 +149,7 @@ class Subresources:
             if from_label_selector((budget.get("spec") or {}).get("selector")).matches(labels)
         ]
         if len(covering) > 1:
-            raise ApiError(500, "InternalError", "This pod has more than one PodDisruptionBudget, which the eviction"
+            raise ApiError(500, "", "This pod has more than one PodDisruptionBudget, which the eviction"
                            " subresource does not support.")  # fmt: skip
         for budget in covering:
             name = budget["metadata"]["name"]
@@ -221,6 +223,35 @@ class Subresources:
             return current
 
         return self.server.writer.answer(call, await self.server.writer.change(call, change))
+
+
+def _with(obj: Object, path: tuple[str, ...], value: Any) -> Object:
+    """`obj`, with a value set at a path, in place."""
+    node = obj
+    for step in path[:-1]:
+        node = node.setdefault(step, {})
+    node[path[-1]] = value
+    return obj
+
+
+def _apply_scale(call: Call, current: Object, scale: Object, replicas: int, path: tuple[str, ...]) -> Object:
+    """Apply a Scale: what it owns of the object is its number. A Scale leaves its zero out, so zero is owned anew."""
+    resource = call.served.resource
+    if (scale["apiVersion"], scale["kind"]) != ("autoscaling/v1", "Scale"):
+        raise bad_request(f"invalid object type: {scale['apiVersion'] or '/'}, Kind={scale['kind']}")
+    metadata = {name: current["metadata"][name] for name in ("name", "namespace") if name in current["metadata"]}
+    applied: Object = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
+    if "replicas" in (scale.get("spec") or {}):
+        _with(applied, path, replicas)
+    live = json_copy(current)
+    if not _lookup(live, path):
+        holder = _lookup(live, path[:-1]) if path[:-1] else live
+        if isinstance(holder, dict):
+            holder.pop(path[-1], None)
+    made = patching.server_side(
+        live, applied, call.served.schema, manager=call.field_manager, force=call.flag("force"), subresource="scale"
+    )
+    return made if _lookup(made, path) is not None else _with(made, path, 0)
 
 
 def _scale_of(obj: Object, paths: ScalePaths) -> Object:

@@ -236,6 +236,7 @@ class Writer:
             new = self.settle(kind, obj)
             if not tracked:  # before admission and strategy: what the server decides is nobody's
                 patching.track(None, new, self._storage_schema(kind), call.field_manager, call.subresource)
+            zeros.close(self._storage_schema(kind), new)
             self.server.gate.mutate(call, new, None)
             kind.strategy.prepare_create(new, self.context(call, name))
             for admit in self.admission:
@@ -272,10 +273,11 @@ class Writer:
             new = self.settle(kind, new)
             if not tracked:
                 patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource)
+            zeros.close(self._storage_schema(kind), new)
             kind.strategy.prepare_update(new, old, self.context(call, call.name))
+            self.server.gate.mutate(call, new, old)
             for admit in self.admission:
                 admit(call, new, old)
-            self.server.gate.mutate(call, new, old)
             metadata_causes = causes_of(kind, new, call.name) + finalizer_causes(new, old)
             causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
             more = lambda: kind.strategy.validate_update(new, old)  # noqa: E731

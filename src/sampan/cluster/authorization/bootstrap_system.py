@@ -1,4 +1,3 @@
-
 """Roles that others bind for parts of a cluster they bring: nodes, schedulers, provisioners, monitors of nodes.
 
 Rules as in `bootstrap.py`; a fourth column names the objects. Upstream's roles for its own controllers are not here:

@@ -13,7 +13,8 @@ from sampan.operator import Controller, Maps, Result, Watch
 ROOT_CA = "kube-root-ca.crt"
 WHY = (
     "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the"
-    " internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."
+    " internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes"
+    " clusters."
 )
 
 

@@ -191,7 +191,9 @@ class DeploymentController(Controller):
     async def _annotate(self, deployment: Object, revision: str) -> None:
         if annotations_of(self._now(deployment)).get(REVISION) != revision:
             patch = {"metadata": {"annotations": {REVISION: revision}}}
-            await self.client.patch(kinds.DEPLOYMENT, name_of(deployment), namespace_of(deployment), patch)
+            name, namespace = name_of(deployment), namespace_of(deployment)
+            # Through the status, as upstream does: a change of annotations elsewhere counts as a new generation.
+            await self.client.patch(kinds.DEPLOYMENT, name, namespace, patch, subresource="status")
 
     async def _apply(self, deployment: Object, sizes: list[tuple[Object, int]]) -> bool:
         """Give sets their sizes; whether any replica count changed."""

@@ -55,6 +55,8 @@ class GarbageCollector(Controller):
         self.everything = everything
         self.nodes: dict[str, Node] = {}
         self.dependents: dict[str, set[str]] = {}
+        self.told: set[tuple[str, str]] = set()
+        """Owners in other namespaces, with the key of the dependent, that have been told of."""
 
     def bind(self, cache: Cache, events: Recorder) -> None:
         self.cache, self.client, self.events = cache, cache.client, events
@@ -90,8 +92,13 @@ class GarbageCollector(Controller):
             self._unlink(owner, uid)
         if node.deleting and node.finalizers & {FOREGROUND, ORPHAN}:
             self.queue.add(uid)
-        if are != were and any(owner not in self.nodes or self.nodes[owner].waits for owner in are):
+        if are != were and any(self._doubtful(owner, node) for owner in are):
             self.queue.add(uid)
+
+    def _doubtful(self, owner: str, node: Node) -> bool:
+        """Whether an owner may be none: unknown so far, about to go, or in another namespace."""
+        known = self.nodes.get(owner)
+        return known is None or known.waits or known.namespace not in (None, node.namespace)
 
     def _gone(self, uid: str) -> None:
         node = self.nodes.pop(uid, None)
@@ -150,12 +157,13 @@ class GarbageCollector(Controller):
                 self._gone(uid)
 
     async def _state(self, owner: Object, node: Node) -> str:
-        """`solid`, `waiting` (deleting in the foreground, and blocked by this object) or `absent`."""
+        """`solid`, `waiting` (deleting in the foreground) or `absent`."""
         known = self.nodes.get(owner["uid"])
         if known is not None:
             if known.namespace not in (None, node.namespace):
+                self._misplaced(owner, node)
                 return "absent" if node.namespace else "solid"
-            return "waiting" if known.waits and owner.get("blockOwnerDeletion") else "solid"
+            return "waiting" if known.waits else "solid"
         resource = self.everything.find(owner["apiVersion"], owner["kind"])
         if resource is None or (resource.namespaced and node.namespace is None):
             return "solid"  # cannot be looked up: leave its dependents alone
@@ -166,6 +174,20 @@ class GarbageCollector(Controller):
                 raise
             return "absent"
         return "solid" if uid_of(found) == owner["uid"] else "absent"
+
+    def _misplaced(self, owner: Object, node: Node) -> None:
+        """Tell of an owner that is in another namespace than its dependent."""
+        obj, told = self.everything.get(node.resource, node.key), (owner["uid"], node.key)
+        if obj is None or told in self.told:
+            return
+        self.told.add(told)
+        named = {"apiVersion": node.resource.api_version, "kind": node.resource.kind, **obj}
+        where = node.namespace or ""
+        said = (
+            f"ownerRef [{owner['apiVersion']}/{owner['kind']}, namespace: {where}, name: {owner['name']}, uid:"
+            f' {owner["uid"]}] does not exist in namespace "{where}"'
+        )
+        self.events.warning(named, "OwnerRefInvalidNamespace", said)
 
     async def _foreground(self, uid: str, node: Node) -> None:
         waiting = False

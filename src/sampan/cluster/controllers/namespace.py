@@ -105,13 +105,20 @@ class NamespaceController(Controller):
     async def _say(self, namespace: Object, left: dict[str, list[Object]], failures: list[str]) -> None:
         status = namespace.get("status") or {}
         conditions = status.get("conditions")
-        said = ", ".join(f"{plural} has {len(objects)} resource instances" for plural, objects in sorted(left.items()))
+        said = ", ".join(
+            f"{plural if '.' in plural else f'{plural}.'} has {len(objects)} resource instances"
+            for plural, objects in sorted(left.items())
+        )
         held: dict[str, int] = {}
         for obj in (obj for objects in left.values() for obj in objects):
             for finalizer in obj["metadata"].get("finalizers") or ():
                 held[finalizer] = held.get(finalizer, 0) + 1
         waits = ", ".join(f"{finalizer} in {count} resource instances" for finalizer, count in sorted(held.items()))
         for type, bad, yes, no, message in (
+            ("NamespaceDeletionDiscoveryFailure", False, "", "ResourcesDiscovered",
+             "All resources successfully discovered"),
+            ("NamespaceDeletionGroupVersionParsingFailure", False, "", "ParsedGroupVersions",
+             "All legacy kube types successfully parsed"),
             ("NamespaceDeletionContentFailure", bool(failures), "ContentDeletionFailed", "ContentDeleted",
              "; ".join(failures[:5]) or "All content successfully deleted, may be waiting on finalization"),
             ("NamespaceContentRemaining", bool(left), "SomeResourcesRemain", "ContentRemoved",

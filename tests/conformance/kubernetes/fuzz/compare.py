@@ -29,6 +29,8 @@ _GO = re.compile(r'Invalid value: \{(?=.*("Spec":\{|"spec":|"Volumes":|"containe
 _ELEMENT = re.compile(r"(?<=Duplicate value: )\{.*\}")
 # no map, and a map without anything in it, are told apart by upstream
 _NO_LABELS = re.compile(r"Invalid value: (\{\}|null)(?=: `selector` does not match)")
+# the tokens upstream's parser of expressions could have gone on with
+_TOKENS = re.compile(r" expecting (\{[^\n]*\}|'[^\n]*')$", re.MULTILINE)
 _VERSION = re.compile(
     r"(?<=ResourceVersion in the precondition \()\d+|(?<=ResourceVersion in record \()\d+"
     r"|(?<=resource version: )\d+|(?<=current: )\d+"
@@ -42,6 +44,7 @@ _AGE = re.compile(r"\d+[smhd](\d+[smh])?")
 
 def text(value: str) -> str:
     value = _DIFFERENCE.sub(r"\1", value.replace("unmarshalerDecoder: ", ""))  # which of two decoders it was
+    value = _TOKENS.sub("", value)
     value = _NO_LABELS.sub("Invalid value: {}", _ELEMENT.sub("OBJECT", value))
     value = _GO.sub("Invalid value: OBJECT", _DECODED.sub(r"\1", _PATCH.sub("OUTCOME", value)))
     value = _ADDRESS.sub("ADDRESS", _TIME.sub("TIME", _UID.sub("UID", value)))

@@ -395,7 +395,6 @@ KINDS: dict[str, Fuzzed] = {
     "v1/Event": Fuzzed("events", more.core_event),
     "v1/ResourceQuota": Fuzzed("resourcequotas", more.resource_quota, ("status",), namespace=APART),
     "v1/LimitRange": Fuzzed("limitranges", more.limit_range, namespace=APART),
-    "apps/v1/ControllerRevision": Fuzzed("controllerrevisions", more.controller_revision),
     "discovery.k8s.io/v1/EndpointSlice": Fuzzed("endpointslices", more.endpoint_slice),
     "autoscaling/v1/HorizontalPodAutoscaler": Fuzzed("horizontalpodautoscalers", more.autoscaler_v1, ("status",)),
     "rbac.authorization.k8s.io/v1/ClusterRole": Fuzzed("clusterroles", more.cluster_role, namespace=""),

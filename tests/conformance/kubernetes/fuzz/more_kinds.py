@@ -86,10 +86,6 @@ def limit_range(rng: random.Random) -> Object:
     return {"spec": {"limits": rng.choice([[item], [item], [item, item], []])}}
 
 
-def controller_revision(rng: random.Random) -> Object:
-    return {"revision": rng.choice([1, 2, -1]), **_some(rng, {"data": ({"a": 1}, {"b": {"c": []}}, {})}, 0.7)}
-
-
 def autoscaler_v1(rng: random.Random) -> Object:
     return {
         "spec": {

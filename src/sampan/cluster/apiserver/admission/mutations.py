@@ -88,6 +88,8 @@ class Mutations:
         if made == shown:
             return
         settled = self.server.writer.settle(kind, made)
+        if kind.crd is not None and kind is not attributes.kind:  # a custom kind is written in the request's version
+            settled = attributes.kind.seen(settled)
         new.clear()
         new.update(settled)
 

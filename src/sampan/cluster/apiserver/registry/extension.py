@@ -51,6 +51,10 @@ class Webhooks(TableStrategy):
             timeout = hook.get("timeoutSeconds")
             if isinstance(timeout, int) and not 1 <= timeout <= 30:
                 faults.invalid(f"{where}.timeoutSeconds", timeout, "the timeout value must be between 1 and 30 seconds")
+            versions = hook.get("admissionReviewVersions") or []
+            if versions and not {"v1", "v1beta1"} & set(versions):
+                detail = "must include at least one of v1, v1beta1"
+                faults.invalid(f"{where}.admissionReviewVersions", versions, detail)
             if not hook.get("admissionReviewVersions"):
                 faults.required(f"{where}.admissionReviewVersions", "must specify one of v1, v1beta1")
 

@@ -1,0 +1,215 @@
+"""Server-side apply on the wire: ownership, conflicts, removal, list maps, subresources, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conformance.kubernetes.wire import APPLY, Wire
+
+Object = dict[str, Any]
+
+
+def maps(ns: str, name: str = "") -> str:
+    return f"/api/v1/namespaces/{ns}/configmaps" + (f"/{name}" if name else "")
+
+
+def config(**data: str) -> Object:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data}
+
+
+def deployment(**spec: Any) -> Object:
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec}
+
+
+def whole(image: str = "x:1", replicas: int = 3) -> Object:
+    container = {"name": "c", "image": image, "ports": [{"containerPort": 80}], "env": [{"name": "A", "value": "1"}]}
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container]}}
+    return deployment(paused=True, replicas=replicas, selector={"matchLabels": {"a": "b"}}, template=template)
+
+
+def containers(*rows: Object) -> Object:
+    return deployment(template={"spec": {"containers": list(rows)}})
+
+
+def owned(reply: Any) -> dict[tuple[str, str, str], Object]:
+    """(manager, operation, subresource) -> fieldsV1, of the test's managers."""
+    rows = reply["metadata"].get("managedFields") or []
+    found = {(row["manager"], row["operation"], row.get("subresource", "")): row["fieldsV1"] for row in rows}
+    return {key: fields for key, fields in found.items() if key[0] not in {"sampan", "kube-controller-manager"}}
+
+
+def test_ownership_conflicts_and_force(wire: Wire, ns: str) -> None:
+    path = maps(ns, "a")
+    made = wire.apply(path, config(k="1", l="1"), "m1")
+    assert (made.code, owned(made)) == (201, {("m1", "Apply", ""): {"f:data": {"f:k": {}, "f:l": {}}}})
+    assert wire.apply(path, config(k="1"), "m2").code == 200, "the same value may be shared"
+    refused = wire.apply(path, config(k="2", l="2", m="2"), "m2")
+    assert (refused.code, refused.reason) == (409, "Conflict")
+    assert refused["message"] == 'Apply failed with 2 conflicts: conflicts with "m1":\n- .data.k\n- .data.l'
+    assert refused["details"] == {
+        "causes": [
+            {"reason": "FieldManagerConflict", "message": 'conflict with "m1"', "field": ".data.k"},
+            {"reason": "FieldManagerConflict", "message": 'conflict with "m1"', "field": ".data.l"},
+        ]
+    }
+    forced = wire.apply(path, config(k="2", m="2"), "m2", force="true")
+    assert forced["data"] == {"k": "2", "l": "1", "m": "2"}
+    assert owned(forced) == {
+        ("m1", "Apply", ""): {"f:data": {"f:l": {}}},
+        ("m2", "Apply", ""): {"f:data": {"f:k": {}, "f:m": {}}},
+    }
+    assert wire.apply(path, config(m="2"), "m2")["data"] == {"l": "1", "m": "2"}, "what is dropped goes"
+    wire.patch(path, {"data": {"l": "9"}}, fieldManager="other")
+    late = wire.apply(path, config(l="1"), "m1")
+    assert late.code == 409
+    assert late["message"] == 'Apply failed with 1 conflict: conflict with "other" using v1: .data.l'
+
+
+def test_what_two_own_stays_until_both_let_go(wire: Wire, ns: str) -> None:
+    path = maps(ns, "a")
+    wire.apply(path, config(k="1", l="1"), "m1")
+    wire.apply(path, config(k="1"), "m2")
+    assert wire.apply(path, config(l="1"), "m1")["data"] == {"k": "1", "l": "1"}
+    assert wire.apply(path, config(), "m2")["data"] == {"l": "1"}
+
+
+def test_nothing_new_changes_nothing(wire: Wire, ns: str) -> None:
+    made = wire.apply(maps(ns, "a"), config(k="1"), "m1")
+    same = wire.apply(maps(ns, "a"), config(k="1"), "m1")
+    assert same.body == made.body
+
+
+def test_list_maps_of_one_key(wire: Wire, ns: str) -> None:
+    path = f"/apis/apps/v1/namespaces/{ns}/deployments/d"
+    assert wire.apply(path, whole(), "m1").code == 201
+    refused = wire.apply(path, containers({"name": "c", "image": "x:2"}), "m2")
+    assert refused["message"] == (
+        'Apply failed with 1 conflict: conflict with "m1": .spec.template.spec.containers[name="c"].image'
+    )
+    more = wire.apply(path, containers({"name": "side", "image": "s"}), "m2")
+    assert [row["name"] for row in more["spec"]["template"]["spec"]["containers"]] == ["c", "side"]
+    fields = owned(more)["m2", "Apply", ""]["f:spec"]["f:template"]["f:spec"]["f:containers"]
+    assert fields == {'k:{"name":"side"}': {".": {}, "f:image": {}, "f:name": {}}}
+    fewer = wire.apply(path, containers({"name": "c", "env": [{"name": "B", "value": "2"}]}), "m2")
+    (left,) = fewer["spec"]["template"]["spec"]["containers"]
+    assert [row["name"] for row in left["env"]] == ["A", "B"]
+    ports = {'k:{"containerPort":80,"protocol":"TCP"}': {".": {}, "f:containerPort": {}}}
+    mine = owned(fewer)["m1", "Apply", ""]["f:spec"]["f:template"]["f:spec"]["f:containers"]['k:{"name":"c"}']
+    assert mine["f:ports"] == ports, "a key that has a default is part of the key"
+
+
+def test_list_maps_of_several_keys(wire: Wire, ns: str) -> None:
+    path = f"/api/v1/namespaces/{ns}/services/s"
+
+    def service(*ports: Object) -> Object:
+        return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": list(ports)}}
+
+    udp, tcp = {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dnst", "port": 53, "protocol": "TCP"}
+    assert wire.apply(path, service(udp, tcp), "m1").code == 201
+    other = wire.apply(path, service({**tcp, "targetPort": 5353}), "m2", force="true")
+    assert [(row["protocol"], row["targetPort"]) for row in other["spec"]["ports"]] == [("UDP", 53), ("TCP", 5353)]
+    left = wire.apply(path, service(udp), "m1")
+    assert [row["name"] for row in left["spec"]["ports"]] == ["dns", "dnst"], "m2 still has it"
+    assert [row["name"] for row in wire.apply(path, service(), "m2")["spec"]["ports"]] == ["dns"]
+
+
+def test_sets(wire: Wire, ns: str) -> None:
+    path = maps(ns, "a")
+
+    def held(*finalizers: str) -> Object:
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "finalizers": list(finalizers)}}
+
+    wire.apply(path, held("example.com/a", "example.com/b"), "m1")
+    both = wire.apply(path, held("example.com/b", "example.com/c"), "m2")
+    assert both["metadata"]["finalizers"] == ["example.com/a", "example.com/b", "example.com/c"]
+    left = wire.apply(path, held("example.com/c"), "m2")
+    assert left["metadata"]["finalizers"] == ["example.com/a", "example.com/b", "example.com/c"], "b is m1's too"
+    assert wire.apply(path, held(), "m1")["metadata"]["finalizers"] == ["example.com/c"]
+    wire.patch(path, {"metadata": {"finalizers": None}})
+
+
+def test_atomic_lists_have_one_owner(wire: Wire, ns: str) -> None:
+    path = f"/apis/apps/v1/namespaces/{ns}/deployments/d"
+    wire.apply(path, whole(), "m1")
+    wire.apply(path, containers({"name": "c", "args": ["a", "b"]}), "m2")
+    refused = wire.apply(path, containers({"name": "c", "args": ["a"]}), "m3")
+    assert refused.causes == [
+        ("FieldManagerConflict", '.spec.template.spec.containers[name="c"].args', 'conflict with "m2"')
+    ]
+    taken = wire.apply(path, containers({"name": "c", "args": ["a"]}), "m3", force="true")
+    assert taken["spec"]["template"]["spec"]["containers"][0]["args"] == ["a"]
+    assert ("m2", "Apply", "") not in owned(taken) or "f:args" not in str(owned(taken)["m2", "Apply", ""])
+
+
+def test_managers_of_subresources_are_apart(wire: Wire, ns: str) -> None:
+    path = f"/apis/apps/v1/namespaces/{ns}/deployments/d"
+    wire.apply(path, whole(), "m1")
+    scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 5}}
+    refused = wire.apply(f"{path}/scale", scale, "m2")
+    assert refused["message"] == 'Apply failed with 1 conflict: conflict with "m1": .spec.replicas'
+    forced = wire.apply(f"{path}/scale", scale, "m2", force="true")
+    assert (forced.code, forced["kind"], forced["spec"]) == (200, "Scale", {"replicas": 5})
+    present = wire.get(path).body
+    assert owned(present)["m2", "Apply", "scale"] == {"f:spec": {"f:replicas": {}}}
+    assert "f:replicas" not in owned(present)["m1", "Apply", ""]["f:spec"]
+    status = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}}
+    condition = {"type": "Mine", "status": "True"}
+    applied = wire.apply(f"{path}/status", {**status, "status": {"conditions": [condition]}}, "m1")
+    assert set(owned(applied)) >= {("m1", "Apply", ""), ("m1", "Apply", "status"), ("m2", "Apply", "scale")}
+    assert {row["type"] for row in applied["status"]["conditions"]} >= {"Mine"}
+    merged = wire.apply(path, {**whole("x:2"), "status": {"replicas": 77}}, "m1", force="true")
+    assert merged["status"].get("replicas") != 77, "the object's own path leaves the status alone"
+
+
+def test_from_client_side_to_server_side(wire: Wire, ns: str) -> None:
+    last = {"kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    body = {"metadata": {"name": "a", "annotations": last}, "data": {"k": "1", "l": "1"}}
+    wire.post(maps(ns), body, fieldManager="kubectl-client-side-apply")
+    applied = wire.apply(maps(ns, "a"), config(k="2"), "kubectl", force="true")
+    assert applied["data"] == {"k": "2", "l": "1"}
+    reset = wire.patch(maps(ns, "a"), {"metadata": {"managedFields": [{}]}})
+    assert "managedFields" not in reset["metadata"]
+    refused = wire.apply(maps(ns, "a"), config(k="3"), "m1")
+    assert 'conflict with "before-first-apply" using v1: .data.k' in refused["message"]
+    after = wire.apply(maps(ns, "a"), config(k="3"), "m1", force="true")
+    assert after["data"]["k"] == "3"
+    assert ("before-first-apply", "Update", "") in owned(after)
+
+
+def test_dry_run_and_yaml(wire: Wire, ns: str) -> None:
+    dry = wire.apply(maps(ns, "a"), config(k="1"), "m1", dryRun="All")
+    assert dry.code == 201 and wire.get(maps(ns, "a")).code == 404
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {k: v}\n"
+    assert wire.patch(maps(ns, "a"), text, APPLY, fieldManager="m1")["data"] == {"k": "v"}
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "code", "message"),
+    [
+        ({}, {"fieldManager": ""}, 422, "fieldManager: Required value: is required for apply patch"),
+        ({}, {"fieldManager": "x" * 129}, 422, "fieldManager: Too long: may not be more than 128 bytes"),
+        ({}, {"fieldManager": "a\x01"}, 422, 'fieldManager: Invalid value: "a\\x01": invalid character U+0001 (at'),
+        ({"kind": "Secret"}, {}, 400, "invalid object type: /v1, Kind=Secret"),
+        ({"apiVersion": ""}, {}, 400, "invalid object type: /, Kind=ConfigMap"),
+        ({"metadata": {"name": "b"}}, {}, 400, "the name of the object (b) does not match the name on the URL (a)"),
+        (
+            {"metadata": {"name": "a", "managedFields": [{"manager": "x"}]}},
+            {},
+            400,
+            "metadata.managedFields must be nil",
+        ),
+        ({}, {"dryRun": "Some"}, 422, 'dryRun: Unsupported value: ["Some"]: supported values: "All"'),
+        ({}, {"fieldValidation": "x"}, 422, 'fieldValidation: Unsupported value: "x": supported values: "", "Ignore"'),
+    ],
+)
+def test_what_cannot_be_applied(wire: Wire, ns: str, body: Object, query: Object, code: int, message: str) -> None:
+    reply = wire.patch(maps(ns, "a"), {**config(k="1"), **body}, APPLY, **{"fieldManager": "m", **query})
+    assert reply.code == code and message in reply["message"], reply
+
+
+def test_force_is_for_applies(wire: Wire, ns: str) -> None:
+    wire.apply(maps(ns, "a"), config(k="1"), "m1")
+    reply = wire.patch(maps(ns, "a"), {"data": {"k": "2"}}, force="true")
+    assert reply.causes == [("FieldValueForbidden", "force", "Forbidden: may not be specified for non-apply patch")]
