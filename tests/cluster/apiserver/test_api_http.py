@@ -196,7 +196,8 @@ async def test_bad_queries(raw: Any, query: str) -> None:
     [b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00", b"NOPE / HTTP/1.1\r\n\r\n",
      b"GET /%ff HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /%zz HTTP/1.1\r\nhost: x\r\n\r\n",
      b"GET // HTTP/1.1\r\nhost: x\r\n\r\n",
-     b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", b"POST / HTTP/1.1\r\nhost: sampan\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+     b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+     b"POST / HTTP/1.1\r\nhost: sampan\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
      b"GET /?" + b"a=b&" * 2000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
      b"PUT /api/v1/nodes HTTP/1.1\r\ncontent-length: 0\r\n\r\n",
      b"GET /api/v1/namespaces/default/pods/x/exec HTTP/1.1\r\nhost: x\r\n\r\n",
@@ -232,7 +233,8 @@ async def test_expect_continue_chunked_and_keep_alive(raw: Any) -> None:
     reader, writer = await raw.open()
     for name in ("a", "b"):
         writer.write(
-            f"POST {MAPS} HTTP/1.1\r\nhost: sampan\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+            f"POST {MAPS} HTTP/1.1\r\nhost: sampan\r\n".encode()
+            + b"expect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
         )
         assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
         data = body(name)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ TOKENS = "/apis/authentication.k8s.io/v1/tokenreviews"
 GROUP = "rbac.authorization.k8s.io"
 Object = dict[str, Any]
 Account = Callable[..., Wire]
+
+
+def allowed(client: Wire, spec: Object) -> bool:
+    """Whether a client may do what the specification of a review asks."""
+    review = client.post(f"{REVIEWS}/selfsubjectaccessreviews", {"spec": spec})
+    return bool(review["status"]["allowed"])
 
 
 def rule(verbs: str, groups: str, resources: str, names: str = "") -> Object:
@@ -50,11 +57,7 @@ def account(wire: Wire, ns: str, kubeconfig: Path) -> Account:
         for wanted in rules:
             what = {"verb": wanted["verbs"][0], "group": wanted["apiGroups"][0], "resource": wanted["resources"][0]}
             spec = {"resourceAttributes": {**what, "namespace": ns, "name": (wanted.get("resourceNames") or [""])[0]}}
-            eventually(
-                lambda spec=spec: client.post(f"{REVIEWS}/selfsubjectaccessreviews", {"spec": spec})["status"][
-                    "allowed"
-                ]
-            )
+            eventually(partial(allowed, client, spec))
         return client
 
     return make

@@ -95,7 +95,7 @@ def test_list_maps_of_one_key(wire: Wire, ns: str) -> None:
     fewer = wire.apply(path, containers({"name": "c", "env": [{"name": "B", "value": "2"}]}), "m2")
     (left,) = fewer["spec"]["template"]["spec"]["containers"]
     assert [row["name"] for row in left["env"]] == ["A", "B"]
-    ports = {'k:{"containerPort":80,"protocol":"TCP"}': {".": {}, "f:containerPort": {}}}
+    ports: dict[str, Any] = {'k:{"containerPort":80,"protocol":"TCP"}': {".": {}, "f:containerPort": {}}}
     mine = owned(fewer)["m1", "Apply", ""]["f:spec"]["f:template"]["f:spec"]["f:containers"]['k:{"name":"c"}']
     assert mine["f:ports"] == ports, "a key that has a default is part of the key"
 

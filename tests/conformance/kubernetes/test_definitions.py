@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,6 +56,15 @@ def conditions(wire: Wire, name: str) -> dict[str, tuple[str, str, str]]:
     return {row["type"]: (row["status"], row["reason"], row["message"]) for row in rows}
 
 
+def accepted(wire: Wire, plural: str) -> bool:
+    """Whether it is decided if the names are accepted."""
+    return "NamesAccepted" in conditions(wire, f"{plural}.{GROUP}")
+
+
+def served(wire: Wire, plural: str) -> bool:
+    return wire.get(f"/apis/{GROUP}/v1/{plural}").code == 200
+
+
 @pytest.fixture
 def define(wire: Wire) -> Iterator[Define]:
     """Make a definition and wait until it is served; its plural. Removed after the test."""
@@ -102,7 +112,7 @@ def test_names_are_given_once(wire: Wire, define: Define) -> None:
         same_short: ("False", "ShortNamesConflict", f'"{short}" is already in use'),
     }
     for plural, said in waiting.items():
-        eventually(lambda plural=plural: conditions(wire, f"{plural}.{GROUP}").get("NamesAccepted"))
+        eventually(partial(accepted, wire, plural))
         assert conditions(wire, f"{plural}.{GROUP}") == {
             "NamesAccepted": said,
             "Established": ("False", "NotAccepted", "not all names are accepted"),
@@ -110,7 +120,7 @@ def test_names_are_given_once(wire: Wire, define: Define) -> None:
         assert wire.get(f"/apis/{GROUP}/v1/{plural}").code == 404
     wire.delete(f"{DEFINITIONS}/{first}.{GROUP}")
     for plural in waiting:
-        eventually(lambda plural=plural: wire.get(f"/apis/{GROUP}/v1/{plural}").code == 200)
+        eventually(partial(served, wire, plural))
         assert conditions(wire, f"{plural}.{GROUP}")["NamesAccepted"] == ("True", "NoConflicts", "no conflicts found")
 
 
@@ -283,10 +293,18 @@ ONE = [version()]
 SIMPLE = "must be a simple json path starting with ."
 
 
+WRONG_SCALE = {"scale": {"specReplicasPath": ".status.x", "statusReplicasPath": "spec"}}
+WRONG_COLUMNS = [{"name": "x", "type": "foo", "jsonPath": "a", "format": "zz"}]
+WRONG_SELECTABLE = [{"jsonPath": ".spec.p"}, {"jsonPath": ".spec.q"}]
+
+
 @pytest.mark.parametrize(
     ("body", "causes"),
     [
-        ({"conversion": {"strategy": "Foo"}}, [(f"{CONVERSION}.strategy", 'Unsupported value: "Foo": supported values: "None"')]),
+        (
+            {"conversion": {"strategy": "Foo"}},
+            [(f"{CONVERSION}.strategy", 'Unsupported value: "Foo": supported values: "None"')],
+        ),
         (
             {"conversion": {"strategy": "Webhook"}},
             [
@@ -297,7 +315,7 @@ SIMPLE = "must be a simple json path starting with ."
         (
             {"conversion": hook({"url": "http://x"}, "v3")},
             [
-                (f"{CONVERSION}.conversionReviewVersions", 'Invalid value: ["v3"]: must include at least one of v1, v1beta1'),
+                (f"{CONVERSION}.conversionReviewVersions", 'Invalid value: ["v3"]: must include at least one of v1'),
                 (f"{CONFIG}.url", "Invalid value: \"http\": 'https' is the only allowed URL scheme"),
             ],
         ),
@@ -311,18 +329,27 @@ SIMPLE = "must be a simple json path starting with ."
                 ("spec.names.singular", f'Invalid value: "Z": {LABEL}'),
             ],
         ),
-        ({"names": {"kind": "Same", "listKind": "Same"}}, [("spec.names.listKind", 'Invalid value: "Same": kind and listKind may')]),
-        ({"group": "x.k8s.io"}, [("metadata.annotations[api-approved.kubernetes.io]", "Required value: protected groups must")]),
+        (
+            {"names": {"kind": "Same", "listKind": "Same"}},
+            [("spec.names.listKind", 'Invalid value: "Same": kind and listKind may')],
+        ),
+        (
+            {"group": "x.k8s.io"},
+            [("metadata.annotations[api-approved.kubernetes.io]", "Required value: protected groups must")],
+        ),
         ({"scope": "Foo"}, [("spec.scope", 'Unsupported value: "Foo": supported values: "Cluster", "Namespaced"')]),
         (
-            {"versions": [version(subresources={"scale": {"specReplicasPath": ".status.x", "statusReplicasPath": "spec"}})]},
+            {"versions": [version(subresources=WRONG_SCALE)]},
             [
-                ("spec.subresources.scale.specReplicasPath", 'Invalid value: ".status.x": should be a json path under .spec'),
+                (
+                    "spec.subresources.scale.specReplicasPath",
+                    'Invalid value: ".status.x": should be a json path under .spec',
+                ),
                 ("spec.subresources.scale.statusReplicasPath", f'Invalid value: "spec": {SIMPLE}'),
             ],
         ),
         (
-            {"versions": [version(additionalPrinterColumns=[{"name": "x", "type": "foo", "jsonPath": "a", "format": "zz"}])]},
+            {"versions": [version(additionalPrinterColumns=WRONG_COLUMNS)]},
             [
                 ("spec.additionalPrinterColumns[0].JSONPath", f'Invalid value: "a": {SIMPLE}'),
                 ("spec.additionalPrinterColumns[0].format", 'Invalid value: "zz": must be one of byte,date,date-time'),
@@ -330,23 +357,28 @@ SIMPLE = "must be a simple json path starting with ."
             ],
         ),
         (
-            {"versions": [version(spec=fields(p={"type": "object"}), selectableFields=[{"jsonPath": ".spec.p"}, {"jsonPath": ".spec.q"}])]},
+            {"versions": [version(spec=fields(p={"type": "object"}), selectableFields=WRONG_SELECTABLE)]},
             [
-                ("spec.selectableFields[0].jsonPath", 'Invalid value: ".spec.p": must point to a field of type string'),
-                ("spec.selectableFields[1].jsonPath", 'Invalid value: ".spec.q": is an invalid path: does not refer to'),
+                ("spec.selectableFields[0].jsonPath", 'Invalid value: ".spec.p": must point to a field of type'),
+                ("spec.selectableFields[1].jsonPath", 'Invalid value: ".spec.q": is an invalid path: does not'),
             ],
         ),
-        ({"versions": [version(storage=False)]}, [("spec.versions", "must have exactly one version marked as storage"),
-                                                  ("status.storedVersions", "Invalid value: null: must have at least one")]),
-        ({"versions": [{"name": "v1", "served": True, "storage": True}]},
-         [("spec.versions[0].schema.openAPIV3Schema", "Required value")]),
+        (
+            {"versions": [version(storage=False)]},
+            [
+                ("spec.versions", "must have exactly one version marked as storage"),
+                ("status.storedVersions", "Invalid value: null: must have at least one"),
+            ],
+        ),
+        (
+            {"versions": [{"name": "v1", "served": True, "storage": True}]},
+            [("spec.versions[0].schema.openAPIV3Schema", "Required value")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_definitions_that_are_refused(wire: Wire, body: Object, causes: list[tuple[str, str]]) -> None:
-    reply = wire.post(
-        DEFINITIONS,
-        definition(*body.get("versions", ONE), **{name: given for name, given in body.items() if name != "versions"}),
-    )
+    rest = {name: given for name, given in body.items() if name != "versions"}
+    reply = wire.post(DEFINITIONS, definition(*body.get("versions", ONE), **rest))
     assert reply.code == 422, reply
     found = sorted((field, message) for _, field, message in reply.causes)
     assert [field for field, _ in found] == [field for field, _ in sorted(causes)], reply

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,6 +32,9 @@ class Maps:
 
     def get(self, name: str) -> Any:
         return self.wire.get(f"{self.path}/{name}")
+
+    def deleting(self, name: str) -> bool:
+        return "deletionTimestamp" in self.get(name)["metadata"]
 
     def delete(self, name: str, policy: str = "Background") -> Any:
         return self.wire.delete(f"{self.path}/{name}", {"propagationPolicy": policy})
@@ -69,7 +73,7 @@ def test_foreground_waits_for_those_that_block(maps: Maps) -> None:
     reply = maps.delete("top", "Foreground")
     assert (reply.code, reply["metadata"]["finalizers"]) == (200, ["foregroundDeletion"])
     for name in ("blocks", "follows"):
-        eventually(lambda name=name: maps.get(name)["metadata"].get("deletionTimestamp"))
+        eventually(partial(maps.deleting, name))
     assert maps.get("top")["metadata"]["deletionTimestamp"]
     maps.release("blocks")
     maps.gone("top")

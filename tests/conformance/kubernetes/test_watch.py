@@ -54,7 +54,7 @@ def test_from_a_version_in_order(wire: Wire, ns: str) -> None:
     wire.patch(maps(ns, "a"), {"data": {"k": "2"}})
     wire.post(maps(ns), config("b"))
     wire.delete(maps(ns, "a"))
-    selected = {"fieldSelector": "metadata.name!=kube-root-ca.crt"}
+    selected: Any = {"fieldSelector": "metadata.name!=kube-root-ca.crt"}
     events = first(wire, maps(ns), 4, resourceVersion=since, **selected)
     assert names(events) == [("ADDED", "a"), ("MODIFIED", "a"), ("ADDED", "b"), ("DELETED", "a")]
     versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in events]
@@ -128,7 +128,7 @@ def test_one_object(wire: Wire, ns: str) -> None:
 def test_initial_events_end_with_a_bookmark(wire: Wire, ns: str) -> None:
     for name in ("a", "b"):
         wire.post(maps(ns), config(name, {"app": "x"}))
-    options = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
+    options: Any = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
     events = first(wire, maps(ns), 3, labelSelector="app=x", **options)
     assert names(events[:2]) == [("ADDED", "a"), ("ADDED", "b")]
     mark = events[2]
@@ -188,7 +188,7 @@ def test_selectors_that_cannot_be_read(wire: Wire, ns: str, query: Object, messa
 
 
 def test_initial_events_from_the_future(wire: Wire, ns: str) -> None:
-    options = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": "99999999"}
+    options: Any = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": "99999999"}
     (event,) = first(wire, maps(ns), 1, allowWatchBookmarks="true", **options)
     assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 504, "Timeout")
     assert event["object"]["details"]["causes"] == [

@@ -27,8 +27,9 @@ WHO_AM_I_BETA = Resource(
 """What kubectl 1.27 asks for `auth whoami`."""
 
 GENERATION = {
-    ("", "Pod"), ("", "PodTemplate"), ("", "ReplicationController"), ("discovery.k8s.io", "EndpointSlice"), ("apps", "Deployment"), ("apps", "ReplicaSet"), ("apps", "StatefulSet"),
-    ("apps", "DaemonSet"), ("batch", "Job"), ("batch", "CronJob"), ("policy", "PodDisruptionBudget"),
+    ("", "Pod"), ("", "PodTemplate"), ("", "ReplicationController"), ("discovery.k8s.io", "EndpointSlice"),
+    ("apps", "Deployment"), ("apps", "ReplicaSet"), ("apps", "StatefulSet"), ("apps", "DaemonSet"),
+    ("batch", "Job"), ("batch", "CronJob"), ("policy", "PodDisruptionBudget"),
     ("networking.k8s.io", "Ingress"), ("networking.k8s.io", "IngressClass"), ("networking.k8s.io", "NetworkPolicy"),
     ("scheduling.k8s.io", "PriorityClass"), ("apiextensions.k8s.io", "CustomResourceDefinition"),
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"),
