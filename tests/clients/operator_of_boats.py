@@ -21,7 +21,7 @@ def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
 
 @kopf.on.create(GROUP, "v1", "boats")
 @kopf.on.resume(GROUP, "v1", "boats")
-def launched(spec: kopf.Spec, name: str, namespace: str, patch: kopf.Patch, **_: Any) -> dict[str, Any]:
+def launched(spec: kopf.Spec, name: str, namespace: str | None, patch: kopf.Patch, **_: Any) -> dict[str, Any]:
     child = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -40,7 +40,7 @@ def launched(spec: kopf.Spec, name: str, namespace: str, patch: kopf.Patch, **_:
 
 
 @kopf.on.update(GROUP, "v1", "boats", field="spec.size")
-def resized(old: int, new: int, body: kopf.Body, name: str, namespace: str, patch: kopf.Patch, **_: Any) -> None:
+def resized(old: Any, new: Any, body: kopf.Body, name: str, namespace: str | None, patch: kopf.Patch, **_: Any) -> None:
     kopf.info(body, reason="Resized", message=f"{old} to {new}")
     api = kubernetes.client.CoreV1Api()
     api.patch_namespaced_config_map(f"log-{name}", namespace, {"data": {"size": str(new)}})
@@ -48,7 +48,7 @@ def resized(old: int, new: int, body: kopf.Body, name: str, namespace: str, patc
 
 
 @kopf.on.delete(GROUP, "v1", "boats")
-def sunk(name: str, namespace: str, **_: Any) -> None:
+def sunk(name: str, namespace: str | None, **_: Any) -> None:
     kubernetes.client.CoreV1Api().create_namespaced_config_map(namespace, {"metadata": {"name": f"sunk-{name}"}})
 
 
@@ -58,5 +58,5 @@ def ticked(status: kopf.Status, patch: kopf.Patch, **_: Any) -> None:
 
 
 @kopf.on.event("", "v1", "configmaps", labels={"cargo": "true"})
-def loaded(event: Any, name: str, namespace: str, logger: Any, **_: Any) -> None:
+def loaded(event: Any, name: str, namespace: str | None, logger: Any, **_: Any) -> None:
     logger.info("seen %s %s/%s", event["type"], namespace, name)

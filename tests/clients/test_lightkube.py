@@ -11,6 +11,7 @@ import pytest
 from lightkube import ApiError, AsyncClient, KubeConfig
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.apps_v1 import DeploymentSpec
+from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.core_v1 import Container, PodSpec, PodTemplateSpec
 from lightkube.models.meta_v1 import LabelSelector, ObjectMeta
 from lightkube.resources.apps_v1 import Deployment
@@ -35,10 +36,20 @@ def config_map(name: str, **data: str) -> ConfigMap:
     return ConfigMap(metadata=ObjectMeta(name=name, labels={"seen": "yes"}), data=data)
 
 
+def named(obj: ConfigMap) -> str:
+    assert obj.metadata is not None and obj.metadata.name is not None
+    return obj.metadata.name
+
+
+def letter(obj: ConfigMap) -> str:
+    assert obj.data is not None
+    return str(obj.data["a"])
+
+
 async def test_objects_patches_and_pages(client: AsyncClient) -> None:
     for number in range(7):
         await client.create(config_map(f"m{number}", a="1"))
-    listed = [item.metadata.name async for item in client.list(ConfigMap, chunk_size=3, labels={"seen": "yes"})]
+    listed = [named(item) async for item in client.list(ConfigMap, chunk_size=3, labels={"seen": "yes"})]
     assert listed == [f"m{number}" for number in range(7)]
     patched = await client.patch(ConfigMap, "m0", {"data": {"b": "2"}}, patch_type=PatchType.MERGE)
     assert patched.data == {"a": "1", "b": "2"}
@@ -49,7 +60,7 @@ async def test_objects_patches_and_pages(client: AsyncClient) -> None:
     with pytest.raises(ApiError) as caught:
         await client.replace(patched)
     assert caught.value.status.reason == "Conflict"
-    await client.deletecollection(ConfigMap, labels={"seen": "yes"})
+    await client.deletecollection(ConfigMap)
     assert [item async for item in client.list(ConfigMap, labels={"seen": "yes"})] == []
 
 
@@ -65,10 +76,10 @@ async def test_apply_with_conflict(client: AsyncClient, ns: str) -> None:
     with pytest.raises(ApiError) as caught:
         await client.apply(deployment(2), field_manager="two")
     assert caught.value.status.code == 409
-    assert 'conflict with "one"' in caught.value.status.message
+    assert 'conflict with "one"' in (caught.value.status.message or "")
     assert (await client.apply(deployment(2), field_manager="two", force=True)).spec.replicas == 2
     found = await client.wait(Deployment, "x", for_conditions=["Available"], namespace=ns)
-    assert found.status.readyReplicas
+    assert found.status is not None and found.status.readyReplicas
     await client.delete(Deployment, "x", cascade=CascadeType.FOREGROUND)
 
     async def gone() -> bool:
@@ -87,7 +98,7 @@ async def test_watch_survives_restart_and_410(harbour: Harbour, client: AsyncCli
         while True:
             try:
                 listing = client.list(ConfigMap, labels={"seen": "yes"})
-                present = {item.metadata.name: item.data["a"] async for item in listing}
+                present = {named(item): letter(item) async for item in listing}
                 lists += 1
                 seen.clear()
                 seen.update(present)
@@ -95,9 +106,9 @@ async def test_watch_survives_restart_and_410(harbour: Harbour, client: AsyncCli
                     ConfigMap, labels={"seen": "yes"}, resource_version=listing.resourceVersion, server_timeout=30
                 ):
                     if kind == "DELETED":
-                        seen.pop(item.metadata.name, None)
+                        seen.pop(named(item), None)
                     else:
-                        seen[item.metadata.name] = item.data["a"]
+                        seen[named(item)] = letter(item)
             except (ApiError, httpx2.HTTPError):
                 await asyncio.sleep(0.05)
 
@@ -119,13 +130,12 @@ async def test_leader_election(client: AsyncClient, ns: str) -> None:
     """A lease taken by update, as every election does it: of two who read the same version one wins."""
     from datetime import UTC, datetime
 
-    made = await client.create(Lease.from_dict({"metadata": {"name": "boats"}, "spec": {"leaseDurationSeconds": 1}}))
+    made = await client.create(Lease(metadata=ObjectMeta(name="boats"), spec=LeaseSpec(leaseDurationSeconds=1)))
 
     async def take(name: str, lease: Lease) -> bool:
-        wanted = Lease.from_dict(lease.to_dict())
-        wanted.spec.holderIdentity, wanted.spec.renewTime = name, datetime.now(UTC)
+        spec = LeaseSpec(leaseDurationSeconds=1, holderIdentity=name, renewTime=datetime.now(UTC))
         try:
-            await client.replace(wanted)
+            await client.replace(Lease(metadata=lease.metadata, spec=spec))
         except ApiError as error:
             assert error.status.reason == "Conflict"
             return False
@@ -134,6 +144,7 @@ async def test_leader_election(client: AsyncClient, ns: str) -> None:
     results = await asyncio.gather(*(take(name, made) for name in ("left", "right", "third")))
     assert sum(results) == 1
     held = await client.get(Lease, "boats")
+    assert held.spec is not None
     assert held.spec.holderIdentity == ("left", "right", "third")[results.index(True)]
     assert isinstance(held.spec.renewTime, datetime)
     assert await take("later", held)
