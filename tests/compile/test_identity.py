@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sampan import Application, Environment, Grpc, Job, Service
-from sampan.compile import Backing, compile_application, local_secrets
+from sampan.compile import Backing, compile_application, local_certificates
+from sampan.kube.authority import Authority
 from sampan.kube.objects import Object
 from sampan.model import Oidc, Security, Tls
 from sampan.model.problems import ModelError
@@ -115,7 +116,7 @@ def test_one_word_gives_all_of_them_a_certificate_and_an_environment_takes_it_ba
 
 def test_local_certificates_are_of_one_authority_made_once() -> None:
     def made(existing: dict[str, Object]) -> dict[str, Object]:
-        found = local_secrets(system(), "dev", backing=Backing(), existing=existing)
+        found = local_certificates(system(), "dev", authority=Authority, existing=existing)
         return {one["metadata"]["name"]: one for one in found}
 
     first = made({})

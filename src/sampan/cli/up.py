@@ -224,14 +224,18 @@ class _Up:
 
     async def _create_secrets(self, client: Client) -> None:
         """Once: a password is kept, for the data behind it knows it."""
-        from sampan.compile import local_secrets
+        from sampan.compile import local_certificates, local_secrets
         from sampan.kube import kinds
+        from sampan.kube.authority import Authority
         from sampan.kube.errors import ApiError
 
         assert self._project is not None
         existing = {obj["metadata"]["name"]: obj for obj in (await client.list(kinds.SECRET, self._namespace)).items}
-        made = local_secrets(self._project.application, self._arguments.env, backing=self._backing, existing=existing)
-        for secret in made:
+        of = (self._project.application, self._arguments.env)
+        for secret in (
+            *local_secrets(*of, backing=self._backing, existing=existing),
+            *local_certificates(*of, authority=Authority, existing=existing),
+        ):
             try:
                 await client.create(kinds.SECRET, secret)
             except ApiError as error:

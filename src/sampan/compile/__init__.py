@@ -1,7 +1,8 @@
 """Model -> Kubernetes objects. Pure: the same application compiles to the same bytes.
 
 `compile_application` gives the objects, `writer.write` and `writer.check` put them in a directory and compare it,
-`local_secrets` gives the binding Secrets of an environment whose backing stores run beside it.
+`local_secrets` gives the binding Secrets of an environment whose backing stores run beside it, `local_certificates` the
+certificates of its services.
 """
 
 from __future__ import annotations
@@ -19,10 +20,19 @@ from sampan.model.reference import reference_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
+    from sampan.kube.authority import Authority
     from sampan.kube.objects import Object
     from sampan.model import Application, Environment, Job, Service
 
-__all__ = ["Backing", "Binding", "bindings", "compile_application", "local_secrets", "namespace_of"]
+__all__ = [
+    "Backing",
+    "Binding",
+    "bindings",
+    "compile_application",
+    "local_certificates",
+    "local_secrets",
+    "namespace_of",
+]
 
 
 def compile_application(
@@ -54,13 +64,21 @@ def local_secrets(
     environment: str = "dev",
     *,
     backing: Backing,
-    existing: Container[str] | Mapping[str, Object] = (),
+    existing: Container[str] = (),
 ) -> list[Object]:
-    """The Secrets an environment whose stores run beside the services makes for itself: bindings with fresh passwords,
-    certificates of services that speak TLS. `existing` (names, or the objects by name) are left out."""
-    context = _context(app, environment, None, backing, None)
+    """The bindings an environment whose stores run beside the services makes for itself, with fresh passwords.
+    `existing`, names of Secrets, are left out."""
+    return list(_local_secrets(_context(app, environment, None, backing, None), existing))
+
+
+def local_certificates(
+    app: Application, environment: str = "dev", *, authority: type[Authority], existing: Mapping[str, Object]
+) -> list[Object]:
+    """The Secrets with the certificates of local services that speak TLS, and with the `authority` that signs them
+    where it is not among the `existing` Secrets (by name). Those are left out."""
+    context = _context(app, environment, None, None, None)
     made = [base.overridden(context.overrides(base)) for base in app.workloads]
-    return [*_local_secrets(context, existing), *identity.certificates(context, existing, made)]
+    return list(identity.certificates(context, existing, made, authority))
 
 
 def namespace_of(app: Application, environment: str = "dev") -> str:

@@ -9,16 +9,10 @@ import base64
 import contextlib
 import os
 import ssl
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.x509 import Certificate, CertificateBuilder
+from sampan.kube.authority import Authority, Pair, key_pem, new_key
 
-VALID_DAYS = 3650
 ADMIN = "sampan-admin"
 NAMES = (
     "localhost",
@@ -110,102 +104,23 @@ current-context: sampan
 
 
 def _make_all(pki: Pki) -> None:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.x509.oid import ExtendedKeyUsageOID
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    ca_key = _new_key(pki, "ca.key")
-    ca_name = _name("sampan-ca")
-    ca = _builder(ca_name, ca_name, ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    usage = dict.fromkeys(
-        (
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    ca = ca.add_extension(
-        x509.KeyUsage(digital_signature=True, key_cert_sign=True, crl_sign=True, **usage), critical=True
-    )
-    _write_certificate(pki, "ca.crt", _sign(ca, ca_key))
-    admin_key = _new_key(pki, "admin.key")
-    admin = _builder(_name(ADMIN, "system:masters"), ca_name, admin_key)
-    admin = admin.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-    _write_certificate(pki, "admin.crt", _sign(admin, ca_key))
-    sa_key = _new_key(pki, "sa.key")
-    public = sa_key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    authority = Authority.make("sampan-ca")
+    _write(pki, "ca", authority.pair)
+    _write(pki, "admin", authority.sign(ADMIN, organization="system:masters", purposes=("client",)))
+    key = new_key()
+    write_private(pki.path("sa.key"), key_pem(key))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     write_private(pki.path("sa.pub"), public)
 
 
 def _make_server(pki: Pki, addresses: tuple[str, ...]) -> None:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.x509.oid import ExtendedKeyUsageOID
-
-    ca_key = serialization.load_pem_private_key(pki.read("ca.key"), None)
-    assert isinstance(ca_key, EllipticCurvePrivateKey)
-    ca = x509.load_pem_x509_certificate(pki.read("ca.crt"))
-    key = _new_key(pki, "server.key")
-    alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in NAMES]
-    alternatives += [x509.IPAddress(ip_address(address)) for address in addresses]
-    builder = _builder(_name("sampan-apiserver"), ca.subject, key)
-    builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    _write_certificate(pki, "server.crt", _sign(builder, ca_key))
+    authority = Authority(pki.read("ca.crt"), pki.read("ca.key"))
+    server = authority.sign("sampan-apiserver", hosts=NAMES, addresses=addresses, purposes=("server",))
+    _write(pki, "server", server)
 
 
-def _new_key(pki: Pki, name: str) -> EllipticCurvePrivateKey:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write_private(pki.path(name), pem)
-    return key
-
-
-def _name(common: str, organization: str = "") -> object:
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
-    attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)] if organization else []
-    return x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _builder(subject: object, issuer: object, key: EllipticCurvePrivateKey) -> CertificateBuilder:
-    from cryptography import x509
-
-    assert isinstance(subject, x509.Name)
-    assert isinstance(issuer, x509.Name)
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=VALID_DAYS))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _sign(builder: CertificateBuilder, key: EllipticCurvePrivateKey) -> Certificate:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
-    return builder.add_extension(issuer, critical=False).sign(key, hashes.SHA256())
-
-
-def _write_certificate(pki: Pki, name: str, certificate: Certificate) -> None:
-    from cryptography.hazmat.primitives import serialization
-
-    write_private(pki.path(name), certificate.public_bytes(serialization.Encoding.PEM))
+def _write(pki: Pki, name: str, pair: Pair) -> None:
+    write_private(pki.path(f"{name}.key"), pair.key)
+    write_private(pki.path(f"{name}.crt"), pair.crt)
