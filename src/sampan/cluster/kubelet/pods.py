@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 
-from sampan.cluster.kubelet import hosts, plain, status
+from sampan.cluster.kubelet import hosts, joining, plain, status
 from sampan.cluster.kubelet.containers import UNKNOWN_EXIT, ContainerRunner
 from sampan.cluster.kubelet.ephemeral import Ephemerals
 from sampan.cluster.kubelet.node import Services
@@ -187,9 +187,9 @@ class PodWorker:
     async def _prepare(self) -> None:
         """Network, volumes and hosts file; waits for what is missing."""
         if self.services.network is not None and self._owns_ip:
-            self.namespace = await self.services.network.attach(self.ip)
-            if self.services.admit is not None:
-                await self.services.admit(self.pod, self.ip)
+            self.namespace = await joining.join(
+                self.services, self.services.network, lambda: self.pod, self.ip, self._dirty.set
+            )
             text = hosts.resolver(self.pod, self.services.network.router)
             hosts.write_in_place(plain.resolver_file(self.directory), text)
         self._hosts_text = ""

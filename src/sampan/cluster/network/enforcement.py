@@ -2,12 +2,14 @@
 
 Guarantees: a pod's containers start after the rules know its address; a change is in force for new connections some
 milliseconds after its event; rules are replaced as a whole, so no packet sees half of them. When the kernel refuses a
-rule set, the last one stays and the log says so.
+rule set, the last one stays: new pods wait, as `admit` fails; events of the policies concerned and the log say why; and
+it is tried again until it is taken.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from sampan.cluster.network import policy, rules
@@ -15,11 +17,17 @@ from sampan.cluster.network.pods import PodNetwork
 from sampan.kube import kinds
 from sampan.kube.objects import Object, key_of, namespace_of, uid_of
 from sampan.operator.cache import Cache
+from sampan.operator.events import Recorder
 
 log = logging.getLogger("sampan.network")
 
 _COALESCE = 0.002
+_LEAST, _MOST = 0.5, 30.0  # seconds until refused rules are tried again
 _SERVICE_LABEL = "kubernetes.io/service-name"
+
+
+class Unenforced(OSError):
+    """What NetworkPolicies say of a pod is not in force; the message says why."""
 
 
 class Enforcement:
@@ -36,7 +44,10 @@ class Enforcement:
         self._wake = asyncio.Event()
         self._applied = asyncio.Condition()
         self._asked = self._done = 0
+        self._failure = ""
         self._written = b""
+        self._in_force: dict[str, str] = {}  # UID -> resourceVersion of each policy
+        self._recorder = Recorder(cache.client, "network-policies")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -54,12 +65,14 @@ class Enforcement:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def admit(self, pod: Object, ip: str) -> None:
-        """Returns when the rules know that the pod has this address."""
+        """Returns when the rules know that the pod has this address. Raises Unenforced where they were refused."""
         self._attached[uid_of(pod)] = (ip, pod)
         self._change()
         mine = self._asked
         async with self._applied:
             await self._applied.wait_for(lambda: self._done >= mine)
+        if self._failure:
+            raise Unenforced(self._failure)
 
     def forget(self, pod: Object) -> None:
         """The pod has given its address back."""
@@ -79,21 +92,37 @@ class Enforcement:
     async def _run(self) -> None:
         for informer in (self._policies, self._namespaces, self._pods, self._services, self._slices):
             await informer.wait_synced()
+        delay = _LEAST
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay if self._failure else None):
+                    await self._wake.wait()
             await asyncio.sleep(_COALESCE)
             self._wake.clear()
             asked = self._asked
+            policies = sorted(self._policies.list(), key=key_of)
             try:
-                await self._apply()
-            except Exception:
-                log.exception("the rules of NetworkPolicies could not be put in force; the last ones stay")
+                await self._apply(policies)
+            except Exception as error:
+                delay = min(2 * delay, _MOST) if self._failure else _LEAST
+                self._refused(policies, error)
+            else:
+                self._failure = ""
+                self._in_force = {uid_of(one): one["metadata"]["resourceVersion"] for one in policies}
             self._done = asked
             async with self._applied:
                 self._applied.notify_all()
 
-    async def _apply(self) -> None:
-        policies = sorted(self._policies.list(), key=key_of)
+    def _refused(self, policies: list[Object], error: Exception) -> None:
+        text = f"the rules of NetworkPolicies could not be put in force: {error}"
+        if text != self._failure:
+            log.error("%s; the last ones stay", text, exc_info=not isinstance(error, OSError))
+        self._failure = text
+        for one in policies:
+            if self._in_force.get(uid_of(one)) != one["metadata"]["resourceVersion"]:
+                self._recorder.warning(one, "NotEnforced", text)
+
+    async def _apply(self, policies: list[Object]) -> None:
         namespaces = {obj["metadata"]["name"]: obj["metadata"].get("labels") or {} for obj in self._namespaces.list()}
         pods = [policy.pod_of(pod, ip) for ip, pod in self._attached.values()]
         isolation = policy.isolate(policies, namespaces, pods)

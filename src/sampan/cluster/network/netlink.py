@@ -64,6 +64,7 @@ class Netlink:
     def confirm(self, last: int, what: dict[int, str]) -> None:
         """Read until the sequence number `last` is answered. Raises OSError for the first refusal of any of `what`."""
         failure: OSError | None = None
+        first = min(what)  # where this one is refused, so is all that follows, without a word of its own
         done = False
         while not done:
             data = self.socket.recv(1 << 16)
@@ -73,7 +74,7 @@ class Netlink:
                     error = -struct.unpack_from("=i", data, _HEADER.size)[0]
                     if error and failure is None:
                         failure = OSError(error, f"{what[sequence]}: {os.strerror(error)}")
-                    done = done or sequence == last
+                    done = done or sequence == last or (error != 0 and sequence == first)
                 data = data[(length + 3) & ~3 :]
         if failure is not None:
             raise failure

@@ -154,4 +154,4 @@ class Batch:
                 netlink.socket.setsockopt(socket.SOL_SOCKET, option, max(1 << 20, 2 * len(data)))
                 break
         netlink.socket.send(data)
-        netlink.confirm(last, self._what)
+        netlink.confirm(last, {1: "nf_tables", **self._what})

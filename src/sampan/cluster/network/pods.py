@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 from sampan.cluster.kubelet import linux, wire
 from sampan.cluster.network import nftables
 from sampan.cluster.network.netlink import NETFILTER, Netlink
+
+_ENDED = "the router of the pods' network has ended; a new start of the cluster begins another"
 
 
 class Refused(OSError):
@@ -45,7 +48,7 @@ class PodNetwork:
     def _answer(self) -> list[int]:
         received = wire.receive(self._channel)
         if received is None:
-            raise Refused("the router of the pods' network has ended")
+            raise Refused(_ENDED)
         answer, fds = received
         if "error" in answer:
             raise Refused(answer["error"])
@@ -53,13 +56,21 @@ class PodNetwork:
 
     def _ask(self, message: dict[str, Any], fds: list[int]) -> int:
         with self._lock:
-            wire.send(self._channel, message, fds)
-            made = self._answer()
+            try:
+                wire.send(self._channel, message, fds)
+                made = self._answer()
+            except (BrokenPipeError, ConnectionResetError, EOFError) as error:
+                raise Refused(_ENDED) from error
         return made[0] if made else -1
 
     async def attach(self, ip: str) -> int:
         """A network namespace for a pod with this address; the descriptor, which the caller closes."""
-        return await asyncio.to_thread(self._ask, {"op": "attach", "ip": ip}, [])
+        made = asyncio.get_running_loop().run_in_executor(None, self._ask, {"op": "attach", "ip": ip}, [])
+        try:
+            return await asyncio.shield(made)
+        except asyncio.CancelledError:
+            made.add_done_callback(_close)  # it comes all the same, and nobody waits for it any more
+            raise
 
     async def detach(self, ip: str) -> None:
         """Take the pod off the network."""
@@ -93,3 +104,8 @@ class PodNetwork:
     def close(self) -> None:
         """End the router, and the network with it."""
         self._channel.close()
+
+
+def _close(made: asyncio.Future[int]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        os.close(made.result())

@@ -82,6 +82,7 @@ class _Router:
         """A namespace for a pod with this address; its descriptor."""
         ip = message["ip"]
         outside = "p" + socket.inet_aton(ip).hex()
+        made = -1
         try:
             linux.unshare(linux.CLONE_NEWNET)
             made = _own_namespace()
@@ -98,13 +99,17 @@ class _Router:
                 netlink.add_route(route, eth0, "0.0.0.0", 0, self.address)  # noqa: S104
             finally:
                 route.close()
-        finally:
+                linux.set_namespace(self.namespace, linux.CLONE_NEWNET)
+            index = socket.if_nametoindex(outside)
+            # rp_filter: what comes from a pod bears its own address.
+            settings = {netlink.FORWARDING: 1, netlink.RP_FILTER: 1, netlink.ROUTE_LOCALNET: 1}
+            netlink.set_up(self.route, index, settings)
+            netlink.add_route(self.route, index, ip, 32)
+        except BaseException:
             linux.set_namespace(self.namespace, linux.CLONE_NEWNET)
-        index = socket.if_nametoindex(outside)
-        # rp_filter: what comes from a pod bears its own address.
-        settings = {netlink.FORWARDING: 1, netlink.RP_FILTER: 1, netlink.ROUTE_LOCALNET: 1}
-        netlink.set_up(self.route, index, settings)
-        netlink.add_route(self.route, index, ip, 32)
+            if made >= 0:
+                os.close(made)  # and the link with it
+            raise
         return made
 
     def do_detach(self, message: dict[str, Any], _fds: list[int]) -> int:
