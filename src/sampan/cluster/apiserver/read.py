@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +15,7 @@ from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.listoptions import version_of
 from sampan.cluster.apiserver.table import shape_of
+from sampan.cluster.apiserver.turns import FRAMES, Latest, Turn, Turns, grouped
 from sampan.cluster.store import Entry, Event, Table
 from sampan.kube import selectors, zeros
 from sampan.kube.errors import ApiError, bad_request, expired, not_found
@@ -91,6 +92,7 @@ class Reader:
     def __init__(self, server: ApiServer) -> None:
         self.server = server
         self.store = server.store
+        self._latest = Latest()
 
     def entry(self, call: Call) -> Entry:
         entry = self.store.table(call.served.table).get(call.key)
@@ -178,7 +180,7 @@ class Reader:
 
     # -- watch
 
-    def watch(self, call: Call) -> AsyncIterator[Frame]:
+    def watch(self, call: Call) -> Turns:
         """Frames of a watch. What is wrong with the request is raised here, before the stream begins."""
         listoptions.check(call, watch=True)
         matches, version = selector(call), version_of(call)
@@ -188,7 +190,7 @@ class Reader:
             self._not_from_the_future(version)
         except ApiError as error:
             if streaming_list:  # told within the stream
-                return _failed(error)
+                return Turns(_failed(error))
             raise
         table = self.store.table(call.served.table)
         since = self.store.revision
@@ -198,36 +200,47 @@ class Reader:
             try:
                 table.events_after(since)
             except ApiError as error:  # too old: a watch says so within the stream, and some clients know no other way
-                return _failed(error)
-        return self._frames(call, table, matches, since, with_state, streaming_list)
+                return Turns(_failed(error))
+        return Turns(self._turns(call, table, matches, since, with_state, streaming_list))
 
-    async def _frames(  # noqa: PLR0917
+    async def _turns(  # noqa: PLR0917
         self, call: Call, table: Table, matches: Matches | None, since: int, with_state: bool, mark_end: bool
-    ) -> AsyncIterator[Frame]:
+    ) -> AsyncGenerator[Turn]:
         kind, bookmarks = call.served, call.flag("allowWatchBookmarks")
         prefix = f"{call.namespace}/" if call.namespace else ""
         loop = asyncio.get_running_loop()
         end = loop.time() + (float(call.number("timeoutSeconds")) or LONGEST_WATCH)
         if with_state:
             since = self.store.revision
-            for entry in list(table.scan(prefix)):
-                if matches is None or matches(entry.object):
-                    yield self._frame(kind, "ADDED", entry)
+            state = (entry for entry in list(table.scan(prefix)) if matches is None or matches(entry.object))
+            for turn in grouped(self._frame(kind, "ADDED", entry) for entry in state):
+                yield turn
             if mark_end and bookmarks:
-                yield self._bookmark(kind, since, {INITIAL_EVENTS_END: "true"})
+                yield Turn([self._bookmark(kind, since, {INITIAL_EVENTS_END: "true"})])
+        place = since
         # The last one comes before the end, so that a client can go on from there.
         next_bookmark = _next_bookmark(loop.time(), end)
         while not self.server.stopping:
-            try:
-                events = table.events_after(since)
-            except ApiError as error:
-                yield Frame("ERROR", obj=error.status())
-                return
-            seen = self.store.revision
-            for event in events:
-                frame = self._transition(kind, event, prefix, matches)
-                if frame is not None:
-                    yield frame
+            last, seen = table.last, self.store.revision
+            if last > since:
+                # Whoever is at the same place sees the same, unless by a selector.
+                latest = self._latest.of(table)
+                key = (place, prefix, kind) if matches is None else None
+                turns: Iterable[Turn] | None = latest.get(key)
+                if turns is None:
+                    try:
+                        events = table.events_after(since)
+                    except ApiError as error:
+                        yield Turn([Frame("ERROR", obj=error.status())])
+                        return
+                    turns = grouped(self._transitions(kind, events, prefix, matches))
+                    if key is not None and len(events) <= FRAMES:
+                        turns = list(turns)
+                        if len(turns) <= 1:
+                            latest[key] = turns
+                for turn in turns:
+                    yield turn
+                place = last
             since = seen
             if table.last > since:
                 continue
@@ -236,8 +249,16 @@ class Reader:
                 return
             if bookmarks and loop.time() >= next_bookmark:
                 next_bookmark = _next_bookmark(loop.time(), end)
-                yield self._bookmark(kind, since)
+                yield Turn([self._bookmark(kind, since)])
             await table.wait(min(left, max(next_bookmark - loop.time(), 0.05) if bookmarks else left))
+
+    def _transitions(
+        self, kind: Kind, events: Iterable[Event], prefix: str, matches: Matches | None
+    ) -> Iterator[Frame]:
+        for event in events:
+            frame = self._transition(kind, event, prefix, matches)
+            if frame is not None:
+                yield frame
 
     def _transition(self, kind: Kind, event: Event, prefix: str, matches: Matches | None) -> Frame | None:
         """What a watcher with this selector sees of a change: an object that starts or stops matching comes or goes."""
@@ -280,8 +301,8 @@ def _next_bookmark(now: float, end: float) -> float:
     return later if later > now else end + 1
 
 
-async def _failed(error: ApiError) -> AsyncIterator[Frame]:
-    yield Frame("ERROR", obj=error.status())
+async def _failed(error: ApiError) -> AsyncGenerator[Turn]:
+    yield Turn([Frame("ERROR", obj=error.status())])
 
 
 async def _pieces(opening: bytes, kind: Kind, entries: list[Entry]) -> AsyncIterator[bytes]:

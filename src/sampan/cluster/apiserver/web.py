@@ -15,6 +15,7 @@ from sampan.cluster.apiserver.authorization import Attributes
 from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.http import HttpRequest, HttpServer, Response, StreamResponse
 from sampan.cluster.apiserver.strategy import User
+from sampan.cluster.apiserver.turns import Turns
 from sampan.kube.errors import ApiError, bad_request, internal
 from sampan.kube.objects import Object
 
@@ -142,8 +143,12 @@ class Web:
 
 async def _encoded(frames: AsyncIterator[Frame]) -> AsyncIterator[bytes]:
     try:
-        async for frame in frames:
-            yield frame.encode()
+        if isinstance(frames, Turns):
+            async for turn in frames.turns:
+                yield turn.encode()
+        else:
+            async for frame in frames:
+                yield frame.encode()
     except ApiError as error:
         yield Frame("ERROR", obj=error.status()).encode()
     finally:

@@ -102,6 +102,11 @@ class Remove(Struct, frozen=True):
 Mutate = Callable[[Entry | None], "Object | Remove | None"]
 
 
+def _settle(future: asyncio.Future[bool], result: bool) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
 class Table:
     """The objects of one kind, by key (`namespace/name` or `name`), and its window of changes."""
 
@@ -112,7 +117,7 @@ class Table:
         self.floor = 0
         """Changes up to this revision are no longer in the window."""
         self._events: list[Event] = []
-        self._changed: asyncio.Future[None] | None = None
+        self._waiting: dict[asyncio.Future[bool], None] = {}
 
     def get(self, key: str) -> Entry | None:
         return self.entries.get(key)
@@ -164,14 +169,21 @@ class Table:
 
     async def wait(self, timeout: float) -> bool:
         """Until the next change, at most `timeout` seconds; whether there was one."""
-        if self._changed is None or self._changed.done():
-            self._changed = asyncio.get_running_loop().create_future()
-        done, _ = await asyncio.wait({self._changed}, timeout=timeout)
-        return bool(done)
+        loop = asyncio.get_running_loop()
+        # A future and a timer of one's own: of hundreds who wait each costs a few microseconds a change.
+        changed: asyncio.Future[bool] = loop.create_future()
+        self._waiting[changed] = None
+        timer = loop.call_later(timeout, _settle, changed, False)
+        try:
+            return await changed
+        finally:
+            timer.cancel()
+            self._waiting.pop(changed, None)
 
     def notify(self) -> None:
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        waiting, self._waiting = self._waiting, {}
+        for changed in waiting:
+            _settle(changed, True)
 
     def apply(self, event: Event, window: int) -> None:
         key = event.entry.key
