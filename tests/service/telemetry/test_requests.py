@@ -7,16 +7,19 @@ import contextlib
 import json
 import logging
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 from fastapi import APIRouter, FastAPI, WebSocket
+from litestar import WebSocket as LitestarSocket
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as classic
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from sampan.service.http.middleware import Refusal
 from sampan.service.telemetry import otlp, tracing
@@ -248,18 +251,28 @@ def fastapi() -> FastAPI:
     sub.include_router(router, prefix="/things")
     app.include_router(router, prefix="/items")
     app.mount("/sub", sub)
+    app.mount("/files", StaticFiles(directory=Path(__file__).parent))
     return app
 
 
 def litestar() -> Any:
-    from litestar import Litestar, Router
+    from litestar import Litestar, Router, asgi, websocket
     from litestar import get as route
 
     @route("/{item:int}", sync_to_thread=False)
     def item() -> str:
         return "x"
 
-    return Litestar([Router("/items", route_handlers=[item])])
+    @websocket("/rooms/{room:str}")
+    async def room(socket: LitestarSocket[Any, Any, Any]) -> None:
+        await socket.accept()
+        await socket.close()
+
+    @asgi("/raw", is_mount=True, copy_scope=True)
+    async def raw(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("raw")(scope, receive, send)
+
+    return Litestar([Router("/items", route_handlers=[item]), room, raw])
 
 
 def django() -> Any:
@@ -289,8 +302,16 @@ def django() -> Any:
             starlette,
             {"/hello/a": "/hello/{name}", "/t/acme/items/1": "/t/{tenant}/items/{item}", "/raw/x/y": "/raw/{path}"},
         ),
-        (fastapi, {"/items/1": "/items/{item}", "/sub/things/1": "/sub/things/{item}", "/no": "(unmatched)"}),
-        (litestar, {"/items/1": "/items/{item}", "/items/x": "(unmatched)"}),
+        (
+            fastapi,
+            {
+                "/items/1": "/items/{item}",
+                "/sub/things/1": "/sub/things/{item}",
+                "/files/conftest.py": "/files/{path}",
+                "/no": "(unmatched)",
+            },
+        ),
+        (litestar, {"/items/1": "/items/{item}", "/items/x": "(unmatched)", "/raw/x/y": "/raw/{path}"}),
         (django, {"/items/7/": "/items/<int:pk>/", "/old/3": r"/old/(?P<n>\d+)", "/no": "(unmatched)"}),
     ],
 )
@@ -301,6 +322,35 @@ async def test_paths_are_templates(serving: Any, make: Any, routes: dict[str, st
         await until(lambda: sum(served.middleware.requests.values.values()) == 2 * len(routes))
         served.middleware.flush()
         assert [span.route for span in served.middleware.spans] == [*routes.values()] * 2
+
+
+@pytest.mark.parametrize("make", [fastapi, starlette, litestar, django])
+async def test_what_bears_no_route_fills_no_series(serving: Any, make: Any) -> None:
+    """Preflights, redirects, refused methods and sockets: whoever sends them chooses the path."""
+    async with serving(make()) as served, aiohttp.ClientSession() as http:
+        for number in range(3):
+            for method, path in (
+                ("OPTIONS", f"/zz{number}"),
+                ("POST", f"/items/{number}"),
+                ("GET", f"/items/{number}/"),
+            ):
+                async with http.request(method, served.url + path, allow_redirects=False):
+                    pass
+            with contextlib.suppress(aiohttp.WSServerHandshakeError):
+                await http.ws_connect(f"{served.url}/zz{number}")
+        await until(lambda: sum(served.middleware.requests.values.values()) == 9)
+        paths = {path for _, path, _ in served.middleware.requests.values} | {
+            p for p, _ in served.middleware.sockets.values
+        }
+    assert paths and all(path == "(unmatched)" or path.startswith("/items/{") or "<" in path for path in paths), paths
+
+
+async def test_litestar_knows_a_websocket(serving: Any) -> None:
+    async with serving(litestar()) as served, aiohttp.ClientSession() as http:
+        async with http.ws_connect(f"{served.url}/rooms/7") as socket:
+            await socket.receive()
+        await until(lambda: served.middleware.sockets.values)
+    assert served.middleware.sockets.value("/rooms/{room}", "101") == 1
 
 
 async def test_fastapi_does_not_make_every_span_twice(serving: Any) -> None:

@@ -117,7 +117,7 @@ class Middleware:
         )
         self.sockets = registry.counter("websocket_connections_total", "Websockets ended.", ("path", "status"))
         self.open_sockets = registry.gauge("websocket_connections_active", "Websockets open.")
-        self.routes = Routes()
+        self.routes = Routes(app)
         self._ready: tuple[Headers, Ready] | None = None
         self.spans: deque[Span] = deque(maxlen=512)  # the latest written, to look at
         self._known: dict[tuple[str, str], tuple[Series, dict[int, Labels]]] = {}  # what a route's requests have alike
@@ -265,7 +265,7 @@ class Middleware:
         started, clock = time.time(), time.perf_counter()
         context, agent, host = self._context(scope)
         CURRENT.set(context)
-        scope.setdefault("method", "GET")
+        scope["method"] = "GET"  # for the guards; applications know a websocket by its having none
         if self._quiet or (self._quiet is None and self._decide_quiet()):
             scope["fastapi.telemetry"] = None
         status, error, entered = 0, "", 0
@@ -293,6 +293,7 @@ class Middleware:
                     await _refuse_socket(scope, refusal, receive, sending)
                     return
                 entered += 1
+            del scope["method"]
             await self.app(scope, receive, sending)
         except Exception as failure:
             error = type(failure).__name__
@@ -300,6 +301,7 @@ class Middleware:
             raise
         finally:
             self.open_sockets.add(amount=-1)
+            scope["method"] = "GET"
             seconds, status = time.perf_counter() - clock, status or _CLIENT_LEFT
             for number, leave in self._leaves:
                 if number < entered:

@@ -1,7 +1,8 @@
 """The route template of a request, which is what metrics and spans are named by: "/users/{id}", not "/users/42".
 
 FastAPI and Starlette (mounted applications too) leave the route in the scope, Litestar the template; Django is asked
-through its handler. An application that names none has identifiers in its paths replaced, up to 200 paths.
+through its handler. Of these frameworks' applications what bears no route is "(unmatched)": redirects, preflights,
+what a middleware answered. An application that names none has identifiers in its paths replaced, up to 200 paths.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ UNMATCHED: Final = "(unmatched)"
 OTHER: Final = "(other)"
 DJANGO: Final = "sampan.route"  # the key of the scope under which the template of a Django request is left
 _IDENTIFIER: Final = re.compile(r"/(?:\d+|[0-9a-fA-F-]{8,}|[^/]{40,})(?=/|$)")
+_NAMING: Final = {("starlette", "Starlette"), ("litestar", "Litestar"), ("django", "ASGIHandler")}
 _MAX_PATHS: Final = 200
 _MAX_ROUTES: Final = 10_000  # that are remembered
 
 
+def names_routes(app: Any) -> bool:
+    """Whether `app` belongs to a framework that tells the route of a request."""
+    return any((kind.__module__.partition(".")[0], kind.__name__) in _NAMING for kind in type(app).__mro__)
+
+
 class Routes:
-    def __init__(self) -> None:
+    def __init__(self, app: Any = None) -> None:
+        self._named = names_routes(app)
         self._paths: set[str] = set()
         self._plain: dict[int, tuple[Any, str]] = {}  # id of a route that is not mounted -> it, and its template
 
@@ -30,10 +38,13 @@ class Routes:
         if route is not None:
             return self._templated(scope, route)
         template: str | None = scope.get("path_template") or scope.get(DJANGO)
-        if template is not None:
+        if template:
             return template
         if status == 404:
             return UNMATCHED
+        mounted = _mounted(scope)
+        if mounted or self._named:
+            return mounted or UNMATCHED
         path = _IDENTIFIER.sub("/{id}", scope["path"])
         if path not in self._paths:
             if len(self._paths) >= _MAX_PATHS:
@@ -68,13 +79,23 @@ def _starlette(scope: MutableMapping[str, Any], route: Any, context: Any) -> str
     if outer is None or mounted == outer:
         return template
     if type(route).__name__ == "Mount":  # the application mounted there says no more; its own path is in root_path
-        prefix, template = str(mounted[len(outer) :]), "/{path}"
-    else:
-        prefix = str(mounted[len(outer) :])
+        template = "/{path}"
+    return _prefix(scope) + template
+
+
+def _prefix(scope: MutableMapping[str, Any]) -> str:
+    """Where an application of Starlette's is mounted, with the names of a mount such as /{tenant}."""
+    prefix = str(scope.get("root_path", "")[len(scope.get("app_root_path", "")) :])
     values = {str(value): name for name, value in scope.get("path_params", {}).items()}
-    if values:  # of a mount such as /{tenant}
-        prefix = "/".join(f"{{{values[part]}}}" if part in values else part for part in prefix.split("/"))
-    return prefix + template
+    return "/".join(f"{{{values[part]}}}" if part in values else part for part in prefix.split("/"))
+
+
+def _mounted(scope: MutableMapping[str, Any]) -> str:
+    """The template of what a mounted application answered that names no routes, such as one of files; else ""."""
+    handler = scope.get("route_handler")  # of Litestar
+    if getattr(handler, "is_mount", False):
+        return f"{min(getattr(handler, 'paths', None) or ['']).rstrip('/')}/{{path}}"
+    return f"{_prefix(scope)}/{{path}}" if "app_root_path" in scope and "endpoint" in scope else ""
 
 
 def watch_django() -> None:
