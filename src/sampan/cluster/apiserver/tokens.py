@@ -24,8 +24,7 @@ VERSION, KIND = "authentication.k8s.io/v1", "TokenRequest"
 def request_token(server: ApiServer, call: Call) -> Answer:
     """Raises ApiError 400, 404, 409, 422."""
     account = server.reader.entry(call).object
-    body, _ = decode.read_body(call)
-    request = decode.check_object(body)
+    request = decode.read_part(call)
     spec = request.get("spec") or {}
     seconds = spec.get("expirationSeconds")
     seconds = 3600 if seconds is None else seconds
