@@ -317,9 +317,9 @@ def django() -> Any:
 )
 async def test_paths_are_templates(serving: Any, make: Any, routes: dict[str, str]) -> None:
     async with serving(make()) as served:
-        for path in (*routes, *routes):
+        for number, path in enumerate((*routes, *routes), 1):
             await get(served.url + path)
-        await until(lambda: sum(served.middleware.requests.values.values()) == 2 * len(routes))
+            await until(lambda number=number: sum(served.middleware.requests.values.values()) == number)
         served.middleware.flush()
         assert [span.route for span in served.middleware.spans] == [*routes.values()] * 2
 
