@@ -94,6 +94,27 @@ async def test_reopened_store_has_objects_versions_and_window(tmp_path: Path) ->
     await store.close()
 
 
+async def test_changes_since_a_compaction_are_told_after_a_restart_as_before_it(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "db")
+    await put(store, "changed", n=1)
+    await put(store, "again", n=1)
+    await remove(store, "again")
+    since = store.revision
+    await put(store, "changed", n=2)
+    await put(store, "again", n=2)
+    store.compact(since)
+    told = [(event.type, event.entry.key, event.previous and event.previous.object["n"]) for event in
+            store.table("things").events_after(since)]  # fmt: skip
+    await store.close()
+    assert told == [("MODIFIED", "changed", 1), ("ADDED", "again", None)]
+    store = Store.open(tmp_path / "db")
+    found = store.table("things").events_after(since)
+    assert [(event.type, event.entry.key, event.previous and event.previous.object["n"]) for event in found] == told
+    with pytest.raises(ApiError):
+        store.table("things").events_after(since - 1)
+    await store.close()
+
+
 async def test_compaction_bounds_the_log(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "db", compact_every=100)
     for number in range(600):

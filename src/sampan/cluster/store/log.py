@@ -92,7 +92,7 @@ class Log:
         self._queue.put(row)
 
     def compact(self, revision: int) -> None:
-        """Forget every version up to `revision` that is not the present one of its object."""
+        """Forget every version up to `revision` but the one each object had then, which changes since are told from."""
         self._queue.put(revision)
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class Log:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(
                 "DELETE FROM log WHERE id <= ?1 AND (deleted OR EXISTS"
-                " (SELECT 1 FROM log AS newer WHERE newer.key = log.key AND newer.prev = log.id))",
+                " (SELECT 1 FROM log AS newer WHERE newer.key = log.key AND newer.prev = log.id AND newer.id <= ?1))",
                 (revision,),
             )
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('compacted', ?)", (revision,))
