@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from sampan.kube.objects import Object
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.cel.rules import RuleTree
     from sampan.cluster.apiserver.columns import Column
+    from sampan.kube.patch.managed_fields import View
     from sampan.kube.schema import Schema
 
 WHO_AM_I_BETA = Resource(
@@ -68,6 +69,7 @@ class Kind:
         self.converter: conversion.Converts | None = None
         """Of a custom kind whose versions a webhook converts."""
         self.virtual = "watch" not in resource.verbs and crd is None
+        self._schemas: dict[str, Schema | None] = {}
 
     @cached_property
     def storage(self) -> Resource:
@@ -142,6 +144,10 @@ class Kind:
         """A stored object as this version shows it. What a webhook converts stays as it is: `converter.answer` does."""
         if obj.get("apiVersion") == self.resource.api_version or self.converter is not None:
             return obj
+        if self.crd is not None:
+            from sampan.kube import schema
+
+            return schema.prune(self.schema, conversion.convert(obj, self.resource))  # type: ignore[no-any-return]
         return conversion.convert(obj, self.resource)
 
     def seen(self, obj: Object) -> Object:
@@ -156,7 +162,48 @@ class Kind:
             return obj
         if self.converter is not None:
             return self.converter.known(obj, self.storage.api_version)
-        return conversion.convert(obj, self.storage)
+        made = conversion.convert(obj, self.storage)
+        node = self.schema_at(self.storage.api_version)
+        if self.crd is not None and node is not None:  # what the stored version lacks is lost, what it adds is added
+            from sampan.kube import schema
+
+            made = schema.apply_defaults(node, schema.prune(node, made))
+        return made
+
+    def schema_at(self, api_version: str) -> Schema | None:
+        """The schema of this kind in one of its versions; None for a version it does not have."""
+        from sampan.kube import schema
+
+        if api_version == self.resource.api_version:
+            return self.schema
+        if self.crd is None:
+            return schema.for_kind(api_version, self.resource.kind)
+        if api_version not in self._schemas:
+            group, _, name = api_version.rpartition("/")
+            found = next((v for v in self.crd["spec"]["versions"] if v["name"] == name), None)
+            self._schemas[api_version] = None
+            if found is not None and group == self.resource.group:
+                given = (found.get("schema") or {}).get("openAPIV3Schema")
+                self._schemas[api_version] = schema.Schema.from_crd(given)
+        return self._schemas[api_version]
+
+    @cached_property
+    def view(self) -> View | None:
+        """How objects are seen in other versions of the kind, for who owns what; None where there are none."""
+        if self.converter is not None or (self.crd is not None and len(self.crd["spec"]["versions"]) < 2):
+            return None
+        if self.crd is None and not conversion.has_versions(self.storage):
+            return None
+
+        def seen(api_version: str) -> tuple[Schema, Callable[[Object], Object]] | None:
+            node = self.schema_at(api_version)
+            if node is None:
+                return None
+            group, _, version = api_version.rpartition("/")
+            other = replace(self.resource, group=group, version=version)
+            return node, lambda obj: conversion.convert(obj, other)
+
+        return seen
 
 
 class Catalog:

@@ -339,7 +339,7 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
         Column("Provisioner", text("provisioner")),
         Column("ReclaimPolicy", text("reclaimPolicy", default="Delete")),
         Column("VolumeBindingMode", text("volumeBindingMode", default="Immediate")),
-        Column("AllowVolumeExpansion", lambda obj: _TITLE_BOOL[bool(obj.get("allowVolumeExpansion"))]),
+        Column("AllowVolumeExpansion", lambda obj: bool(obj.get("allowVolumeExpansion"))),
         AGE,
     ),
     ("scheduling.k8s.io", "PriorityClass"): (

@@ -52,6 +52,11 @@ def storage_of(resource: Resource) -> Resource:
     return _STORAGE.get(resource, resource)
 
 
+def has_versions(stored: Resource) -> bool:
+    """Whether a kind that is stored so is served in another version, too."""
+    return stored in _STORAGE.values()
+
+
 def table_of(resource: Resource) -> str:
     stored = storage_of(resource)
     return f"{stored.group}/{stored.plural}"
@@ -65,24 +70,33 @@ def convert(obj: Object, to: Resource) -> Object:
     return result
 
 
+def _cpu_percent(metric: Any) -> int | None:
+    """The average utilization of the CPU that a metric asks for, if that is all it says."""
+    resource = metric.get("resource") or {}
+    if metric.get("type") != "Resource" or resource.get("name") != "cpu":
+        return None
+    percent = (resource.get("target") or {}).get("averageUtilization")
+    return percent if isinstance(percent, int) else None
+
+
 def _hpa_to_v1(obj: Object) -> Object:
     result = dict(obj)
     spec, status = dict(obj.get("spec") or {}), dict(obj.get("status") or {})
-    for metric in spec.pop("metrics", None) or ():
-        target = (metric.get("resource") or {}).get("target") or {}
-        if (
-            metric.get("type") == "Resource"
-            and metric["resource"].get("name") == "cpu"
-            and "averageUtilization" in target
-        ):
-            spec["targetCPUUtilizationPercentage"] = target["averageUtilization"]
+    metrics = spec.pop("metrics", None) or ()
+    for metric in metrics:
+        if (percent := _cpu_percent(metric)) is not None:
+            spec["targetCPUUtilizationPercentage"] = percent
     spec.pop("behavior", None)
     for metric in status.pop("currentMetrics", None) or ():
         current = (metric.get("resource") or {}).get("current") or {}
         if (metric.get("resource") or {}).get("name") == "cpu" and "averageUtilization" in current:
             status["currentCPUUtilizationPercentage"] = current["averageUtilization"]
     status.pop("conditions", None)
+    if "status" in obj:
+        status = {"currentReplicas": 0, "desiredReplicas": 0, **status}
     rest = {key: obj["spec"][key] for key in ("metrics", "behavior") if key in (obj.get("spec") or {})}
+    if len(metrics) <= 1 and all(_cpu_percent(metric) is not None for metric in metrics):
+        rest.pop("metrics", None)
     metadata = dict(obj["metadata"])
     if rest:
         import msgspec
@@ -90,7 +104,7 @@ def _hpa_to_v1(obj: Object) -> Object:
         annotations = dict(metadata.get("annotations") or {})
         annotations[_HPA_REST] = msgspec.json.encode(rest).decode()
         metadata["annotations"] = annotations
-    return {**result, "metadata": metadata, "spec": spec, "status": status}
+    return {**result, "metadata": metadata, "spec": spec, **({"status": status} if "status" in obj else {})}
 
 
 def _hpa_to_v2(obj: Object) -> Object:

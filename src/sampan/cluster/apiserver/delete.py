@@ -36,6 +36,7 @@ RETURNED = {
     "ServiceAccount",
     "PersistentVolume",
     "PersistentVolumeClaim",
+    "StorageClass",
 }
 """Kinds whose deletion answers with the object even when it is gone at once."""
 
@@ -144,6 +145,12 @@ class Deleter:
         ):
             wanted = preconditions.get(field)
             if wanted and str(wanted) != metadata[field]:
+                if kind.table == "/namespaces":
+                    message = (
+                        f"Precondition failed: {label} in precondition: {wanted}, {label} in object meta:"
+                        f" {metadata[field]}"
+                    )
+                    raise conflict(kind.resource.plural, name, message)
                 message = (
                     f"the {label} in the precondition ({wanted}) does not match the {label} in record"
                     f" ({metadata[field]}). The object might have been {fate}"
@@ -151,8 +158,9 @@ class Deleter:
                 raise conflict(kind.resource.kind, name, message, kind.resource.group)
 
     async def delete_collection(self, call: Call) -> Answer:
-        kind, options = call.served, read_options(call)
-        entries, _, _ = self.server.reader.select(call)
+        kind = call.served
+        entries, _, _ = self.server.reader.select(call)  # what is wrong with the selectors is said first
+        options = read_options(call)
         revision = self.server.store.revision
         for entry in entries:
             try:

@@ -16,7 +16,7 @@ REGISTRY_PLACES = {
 """Where upstream keeps kinds whose place is not their plural: seen in messages."""
 WHOLE_GROUPS = {"apiextensions.k8s.io", "apiregistration.k8s.io"}
 """Groups that are part of the place of their kinds."""
-PLAIN_FINALIZERS = {"policy", "coordination.k8s.io", "apiextensions.k8s.io"}
+PLAIN_FINALIZERS = {"policy", "coordination.k8s.io", "apiextensions.k8s.io", "admissionregistration.k8s.io"}
 """Groups whose finalizers need not be standard ones or have a domain, as those of custom kinds."""
 
 

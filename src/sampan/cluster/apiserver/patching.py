@@ -60,7 +60,7 @@ def refused(content_type: str, body: Any, patched: Object, error: ApiError) -> A
 
 
 def server_side(
-    current: Object | None, applied: Object, node: Schema, *, manager: str, force: bool, subresource: str | None
+    current: Object | None, applied: Object, kind: Kind, *, manager: str, force: bool, subresource: str | None
 ) -> Object:
     """The object that applying `applied` makes, with its managedFields. Raises ApiError 409 with the conflicts."""
     from sampan.kube.patch import apply
@@ -72,7 +72,10 @@ def server_side(
         kept = {"apiVersion", "kind", "metadata", "status"}
         applied = {key: value for key, value in applied.items() if key in kept}
     try:
-        result = apply.apply(current, applied, node, manager=manager, force=force, subresource=subresource, now=now())
+        result = apply.apply(
+            current, applied, kind.schema, manager=manager, force=force, subresource=subresource, now=now(),
+            view=kind.view,
+        )  # fmt: skip
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise bad_request(f"the object cannot be applied: {error}") from None
     return copy_of(result)
@@ -99,18 +102,28 @@ def scale_causes(kind: Kind, obj: Object) -> list[Cause]:
     return found
 
 
-def track(old: Object | None, new: Object, node: Schema, manager: str, subresource: str | None) -> None:
-    """Record in `new` (in place) who owns what after a create, update or patch."""
+def track(  # noqa: PLR0917
+    old: Object | None, new: Object, node: Schema, manager: str, subresource: str | None, kind: Kind | None = None
+) -> None:
+    """Record in `new` (in place) who owns what after a create, update or patch. `node`: the schema of both objects;
+    `kind`: theirs, where it has several versions.
+
+    A built-in kind is stored in one version, and owned in the one that the request is of.
+    """
     from sampan.kube.patch import managed_fields
 
+    given = new
+    if kind is not None and kind.crd is None and kind.storage is not kind.resource:
+        old, new, node = None if old is None else kind.outward(old), kind.outward(new), kind.schema
     tracked = managed_fields.track_update(
-        old, new, node, manager=manager, subresource=subresource, api_version=new["apiVersion"], now=now()
-    )
+        old, new, node, manager=manager, subresource=subresource, api_version=new["apiVersion"], now=now(),
+        view=kind.view if kind else None,
+    )  # fmt: skip
     entries = tracked["metadata"].get("managedFields")
     if subresource == "scale" and (new.get("spec") or {}).get("replicas") == 0:
         # a Scale leaves its zero out: who scales to nothing owns nothing
         entries = [e for e in entries or () if (e.get("manager"), e.get("subresource")) != (manager, "scale")]
     if entries:
-        new["metadata"]["managedFields"] = json_copy(entries)
+        given["metadata"]["managedFields"] = json_copy(entries)
     else:
-        new["metadata"].pop("managedFields", None)
+        given["metadata"].pop("managedFields", None)

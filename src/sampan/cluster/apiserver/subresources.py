@@ -249,7 +249,7 @@ def _apply_scale(call: Call, current: Object, scale: Object, replicas: int, path
         if isinstance(holder, dict):
             holder.pop(path[-1], None)
     made = patching.server_side(
-        live, applied, call.served.schema, manager=call.field_manager, force=call.flag("force"), subresource="scale"
+        live, applied, call.served, manager=call.field_manager, force=call.flag("force"), subresource="scale"
     )
     return made if _lookup(made, path) is not None else _with(made, path, 0)
 

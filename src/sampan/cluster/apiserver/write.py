@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 CREATE_ON_UPDATE = {"Service", "LimitRange", "Lease", "Event", "Endpoints", "Role", "RoleBinding", "ClusterRole",
                     "ClusterRoleBinding"}  # fmt: skip
+CREATE_BY_STATUS = {"ValidatingAdmissionPolicy"}
+"""Built-in kinds that an apply to the status creates."""
 ONLY_CONDITIONAL = {"Lease", "PodDisruptionBudget"}
 """Built-in kinds that are replaced only by who says which version was read."""
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
@@ -81,13 +83,15 @@ class Writer:
         wanted = self.read_object(call)
         decode.check_name(call, wanted)
         kind = call.served
-        absent = self.store.table(kind.table).get(call.key) is None
-        if absent and kind.resource.kind in CREATE_ON_UPDATE:  # by way of its status, too
+        present = self.store.table(kind.table).get(call.key)
+        if present is None and kind.resource.kind in CREATE_ON_UPDATE:  # by way of its status, too
             check_unborn(call, wanted["metadata"])
             wanted["metadata"].setdefault("name", call.name)
             return self.answer(call, await self.create_object(call, wanted), 201)
         conditional = kind.crd is not None or kind.resource.kind in ONLY_CONDITIONAL
-        if conditional and not absent and not wanted["metadata"].get("resourceVersion"):
+        if conditional and present is not None and not wanted["metadata"].get("resourceVersion"):
+            decode.check_owners(call, wanted)
+            self._check_versions(call, wanted, present.object)
             cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
             raise invalid(kind.resource.plural, call.name, [cause], kind.resource.group)
         return self.answer(call, await self.change(call, lambda _: wanted))
@@ -134,7 +138,7 @@ class Writer:
     async def _apply(self, call: Call, body: Any, repeated: list[str]) -> Answer:
         kind = call.served
         absent = self.store.table(kind.table).get(call.key) is None
-        unborn = absent and (not call.subresource or kind.resource.kind in CREATE_ON_UPDATE)
+        unborn = absent and (not call.subresource or kind.resource.kind in CREATE_ON_UPDATE | CREATE_BY_STATUS)
         if absent and not unborn:
             raise not_found(kind.resource.plural, call.name, kind.resource.group)
         if isinstance(body, dict):
@@ -153,7 +157,7 @@ class Writer:
 
         def change(current: Object | None) -> Object:
             made = patching.server_side(
-                current, applied, kind.schema, manager=call.field_manager, force=call.flag("force"),
+                current, applied, kind, manager=call.field_manager, force=call.flag("force"),
                 subresource=call.subresource,
             )  # fmt: skip
             if note:
@@ -235,7 +239,7 @@ class Writer:
                 metadata["generation"] = 1
             new = self.settle(kind, obj)
             if not tracked:  # before admission and strategy: what the server decides is nobody's
-                patching.track(None, new, self._storage_schema(kind), call.field_manager, call.subresource)
+                patching.track(None, new, self._storage_schema(kind), call.field_manager, call.subresource, kind)
             zeros.close(self._storage_schema(kind), new)
             self.server.gate.mutate(call, new, None)
             kind.strategy.prepare_create(new, self.context(call, name))
@@ -260,7 +264,11 @@ class Writer:
         kind = call.served
         resource = kind.resource
 
+        gone: Object | None = None
+
         def mutate(current: Entry | None) -> Object | Remove:
+            nonlocal gone
+            gone = None
             if current is None:
                 raise not_found(resource.plural, call.name, resource.group)
             # A custom kind is written in the version of the request and converted last, a built-in one first.
@@ -272,7 +280,10 @@ class Writer:
             self._carry_over(call, kind, new, old)
             new = self.settle(kind, new)
             if not tracked:
-                patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource)
+                patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource, kind)
+            if kind.crd is not None and call.subresource == "status":  # nor by defaults
+                kept = {key: value for key, value in old.items() if key not in {"metadata", "status"}}
+                new = {**{key: new[key] for key in ("metadata", "status") if key in new}, **json_copy(kept)}
             zeros.close(self._storage_schema(kind), new)
             kind.strategy.prepare_update(new, old, self.context(call, call.name))
             self.server.gate.mutate(call, new, old)
@@ -289,9 +300,13 @@ class Writer:
             if tracked and managed_fields.only_time_differs(new, old):
                 return current.object
             made = new if kind.crd is None else kind.inward(new)
-            return Remove(made) if finished(made) else made
+            if not finished(made):
+                return made
+            gone = made
+            return Remove(json_copy(current.object))  # what watchers are told is what there was
 
-        return await self._store(call, kind, call.key, mutate)
+        entry = await self._store(call, kind, call.key, mutate)
+        return entry if gone is None else Entry(entry.key, 0, b"", {**gone, "metadata": _versioned(gone, entry)})
 
     async def _store(
         self, call: Call, kind: Kind, key: str, mutate: Callable[[Entry | None], Object | Remove | None]
@@ -449,7 +464,7 @@ class Writer:
 
     @staticmethod
     def _bump(call: Call, kind: Kind, new: Object, old: Object) -> None:
-        if not kind.counts_generation:
+        if not kind.counts_generation or kind.resource.kind == "PriorityClass":  # which shows one, always the first
             return
         apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
         counts = kind.resource.kind == "Deployment" and call.subresource != "status"
@@ -473,6 +488,11 @@ def _all(metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Caus
         for cause in typed
         if cause.field not in said and not (owners and cause.field.startswith("metadata.ownerReferences["))
     ]
+
+
+def _versioned(obj: Object, entry: Entry) -> Object:
+    """The metadata of `obj` under the version of `entry`."""
+    return {**obj["metadata"], "resourceVersion": entry.object["metadata"]["resourceVersion"]}
 
 
 def finished(obj: Object) -> bool:

@@ -14,7 +14,7 @@ from sampan.kube.patch import fields as sets
 from sampan.kube.patch import last_applied
 from sampan.kube.patch import managed_fields as managed
 from sampan.kube.patch.fields import Fields, Path
-from sampan.kube.patch.managed_fields import APPLY, UPDATE, Entry, Manager, Managers
+from sampan.kube.patch.managed_fields import APPLY, UPDATE, Entry, Manager, Managers, View
 from sampan.kube.schema import ANYTHING, Schema
 
 _GONE: Any = object()
@@ -29,8 +29,11 @@ def apply(
     force: bool = False,
     subresource: str | None = None,
     now: str,
+    view: View | None = None,
 ) -> Object:
     """The object that results, with its `managedFields`; `live` itself when nothing changes.
+
+    `view` is how the object is seen in other versions of its kind, which other managers may have written in.
 
     `applied` has passed decoding and `schema.canonical`, and holds no field this endpoint may not set (no status on the
     main resource). Raises ApiError 409 with a cause per conflicting field, 400 for an object that cannot be applied.
@@ -50,9 +53,11 @@ def apply(
     who = Manager(manager, APPLY, "", subresource or "")
     version = applied.get("apiVersion", "")
     before = managers.get(who)
+    _check_views(managers, live, version, view)
     mine = sets.field_set(schema, managed.unmanaged(applied))
     merged: Object = merge(schema, live or {}, applied)
     if before is not None:
+        _check_views({who: before}, merged, version, view, _PRUNING)
         everyone = mine
         for other, entry in managers.items():
             if other != who:
@@ -63,8 +68,12 @@ def apply(
         merged.setdefault("metadata", applied["metadata"])
     if live is not None and "managedFields" in live["metadata"]:
         merged = {**merged, "metadata": {**merged["metadata"], "managedFields": live["metadata"]["managedFields"]}}
-    changed, removed = managed.changes(schema, live, merged)
-    conflicts = _conflicts(managers, who, list(sets.paths_of(changed)))
+    seen = managed.Changes(version, schema, live, merged, view)
+    changed, removed = seen.at(version) or ({}, {})
+    try:
+        conflicts = _conflicts(managers, who, seen)
+    except managed.Unconvertible as error:
+        raise bad_request(str(error)) from None
     if conflicts and not force and manager == last_applied.MANAGER and live is not None:
         own = last_applied.fields_of(live, schema)
         conflicts = [(other, path) for other, path in conflicts if not sets.contains(own, path)]
@@ -74,7 +83,7 @@ def apply(
     if same and before is not None and before.fields == mine and before.api_version == version:
         assert live is not None
         return live
-    managed.take_away(managers, who, sets.union(changed, removed))
+    seen.take_away(managers, who)
     if mine:
         keep_time = before is not None and same and before.fields == mine
         managers[who] = Entry(mine, before.time if keep_time and before else now, version)
@@ -84,11 +93,27 @@ def apply(
     return managed.with_entries(merged, managed.dump(managers))
 
 
-def _conflicts(managers: Managers, who: Manager, changed: list[Path]) -> list[tuple[Manager, Path]]:
+_PRUNING = "failed to prune fields: failed to convert merged object to last applied version: "
+
+
+def _check_views(managers: Managers, obj: Object | None, version: str, view: View | None, word: str = "") -> None:
+    """Raises ApiError 400 where `obj` cannot be seen as its managers saw it."""
+    try:
+        if obj is not None:
+            managed.check_readable(managers, obj, version, view)
+    except managed.Unconvertible as error:
+        raise bad_request(f"{word}{error}") from None
+
+
+def _conflicts(managers: Managers, who: Manager, seen: managed.Changes) -> list[tuple[Manager, Path]]:
     found = []
+    paths: dict[str, list[Path]] = {}
     for other in sorted(managers, key=lambda manager: (manager.name, manager.operation, manager.subresource)):
-        if other != who:
-            found += [(other, path) for path in sets.intersection(changed, managers[other].fields)]
+        version = managers[other].api_version
+        if other != who and (changes := seen.at(version)) is not None:
+            if version not in paths:
+                paths[version] = list(sets.paths_of(changes[0]))
+            found += [(other, path) for path in sets.intersection(paths[version], managers[other].fields)]
     return found
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -117,18 +117,15 @@ def is_reset(entries: Any) -> bool:
     return isinstance(entries, list) and len(entries) == 1 and not entries[0]
 
 
-def take_away(managers: Managers, manager: Manager, paths: Fields) -> None:
-    """Removes `paths` from every manager but one, in place. Their times stay: they wrote nothing."""
-    for other, entry in list(managers.items()):
-        if other == manager:
-            continue
-        left = sets.difference(entry.fields, paths)
-        if left is entry.fields:
-            continue
-        if left:
-            managers[other] = Entry(left, entry.time, entry.api_version)
-        else:
-            del managers[other]
+def _take_from(managers: Managers, other: Manager, paths: Fields) -> None:
+    entry = managers[other]
+    left = sets.difference(entry.fields, paths)
+    if left is entry.fields:
+        return
+    if left:
+        managers[other] = Entry(left, entry.time, entry.api_version)
+    else:
+        del managers[other]
 
 
 def cap(managers: Managers) -> None:
@@ -155,6 +152,67 @@ def with_entries(obj: Object, entries: list[dict[str, Any]]) -> Object:
     return {**obj, "metadata": metadata}
 
 
+class Unconvertible(Exception):
+    """An object that cannot be seen in the version in which one of its managers wrote."""
+
+
+View = Callable[[str], "tuple[Schema, Callable[[Object], Object]] | None"]
+"""From a version to the kind's schema there and the conversion to it; None for a version there is not any more."""
+
+
+class Changes:
+    """What changes between two objects, as each version sees it. Raises Unconvertible.
+
+    `schema` and the objects are of the version `version`; without a `view` all versions are seen as that one.
+    """
+
+    def __init__(self, version: str, schema: Schema, before: Object | None, after: Object, view: View | None) -> None:
+        self._found = {version: changes(schema, before, after)}
+        self._objects, self._view = (before, after), view
+
+    def at(self, version: str) -> tuple[Fields, Fields] | None:
+        """(set, removed); None for a version there is not any more."""
+        if self._view is None:
+            return next(iter(self._found.values()))
+        if version not in self._found:
+            found = self._view(version)
+            if found is None:
+                return None
+            schema, convert = found
+            old, new = (None if obj is None else convert(obj) for obj in self._objects)
+            assert new is not None
+            for obj, word in ((old, ""), (new, "failed to convert new object: ")):
+                _readable(schema, obj, word)
+            self._found[version] = changes(schema, old, new)
+        return self._found[version]
+
+    def take_away(self, managers: Managers, manager: Manager) -> None:
+        """Remove what changed from every manager but one, in place; managers of versions that are no more go."""
+        for other, entry in list(managers.items()):
+            if other == manager:
+                continue
+            found = self.at(entry.api_version)
+            if found is None:
+                del managers[other]
+            else:
+                _take_from(managers, other, sets.union(*found))
+
+
+def _readable(schema: Schema, obj: Object | None, word: str) -> None:
+    """Raises Unconvertible for an object of which the schema does not know every field."""
+    from sampan.kube.decoding import typed_fault
+
+    if obj is not None and schema.structural and (fault := typed_fault(schema, obj)):
+        raise Unconvertible(word + fault)
+
+
+def check_readable(managers: Managers, live: Object, version: str, view: View | None) -> None:
+    """Raises Unconvertible where `live`, of `version`, cannot be seen as one of its managers did."""
+    for entry in managers.values() if view is not None else ():
+        if entry.api_version != version and view is not None and (found := view(entry.api_version)) is not None:
+            _readable(found[0], found[1](live), "")
+
+
 def track_update(
     live: Object | None,
     new: Object,
@@ -164,11 +222,13 @@ def track_update(
     subresource: str | None = None,
     api_version: str | None = None,
     now: str,
+    view: View | None = None,
 ) -> Object:
     """`new` with the ownership a create, update or patch by `manager` leads to.
 
     `live` is what is stored (None at creation). When nothing owned changes, the entries of `live` are kept as they are.
-    A write that brings entries of its own has them taken instead of the stored ones; `[{}]` forgets all.
+    A write that brings entries of its own has them taken instead of the stored ones; `[{}]` forgets all. Where the
+    object cannot be seen in the version of one of its managers, all is forgotten, too.
     """
     brought = new["metadata"].get("managedFields")
     if is_reset(brought):
@@ -180,13 +240,20 @@ def track_update(
         base = stored
     if live is not None and not base:
         return with_entries(new, [])  # ownership was never kept or was forgotten: it starts with the next apply
-    changed, removed = changes(schema or ANYTHING, live, new)
-    if not changed and not removed:
-        return new if brought is base else with_entries(new, base or [])
-    managers = load(base)
     version = api_version or new.get("apiVersion", "")
+    managers = load(base)
     who = Manager(manager, UPDATE, version, subresource or "")
-    take_away(managers, who, sets.union(changed, removed))
+    seen = Changes(version, schema or ANYTHING, live, new, view)
+    try:
+        if live is not None:
+            check_readable(managers, live, version, view)
+        changed, removed = seen.at(version) or ({}, {})
+        before = dict(managers)
+        seen.take_away(managers, who)
+    except Unconvertible:
+        return with_entries(new, [])
+    if not changed and not removed and managers == before:
+        return new if brought is base else with_entries(new, base or [])
     entry = managers.get(who)
     owned = sets.union(sets.difference(entry.fields, removed), changed) if entry else changed
     if owned:

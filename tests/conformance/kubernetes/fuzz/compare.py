@@ -22,17 +22,20 @@ _DECODED = re.compile(
     r"(?<=json: cannot unmarshal )(\w+(?: [-\d.]+)?) into Go (struct field|value) .*"
 )  # Go's names of types, of which no schema tells
 # what a pod or claim may not change is shown as a difference of Go structures
-_DIFFERENCE = re.compile(r"(?<=Forbidden: )((?:pod updates|spec is immutable)[^\n]*)\n.*", re.DOTALL)
+_DIFFERENCE = re.compile(r"(?<=Forbidden: )((?:pod updates|spec is immutable|spec.persistentvolumesource is)[^\n]*)\n.*", re.DOTALL)
 # a value shown as a Go structure that no schema describes
 _GO = re.compile(r'Invalid value: \{(?=.*("Spec":\{|"spec":|"Volumes":|"containers":)).*\}(?=: )')
 # the same of a list's element
 _ELEMENT = re.compile(r"(?<=Duplicate value: )\{.*\}")
 # no map, and a map without anything in it, are told apart by upstream
-_NO_LABELS = re.compile(r"Invalid value: (\{\}|null)(?=: `selector` does not match)")
+_NO_LABELS = re.compile(
+    r"(Invalid|Unsupported) value: (\{\}|null)(?=: (`selector` does not match|supported values|field is immutable))"
+)
 # the tokens upstream's parser of expressions could have gone on with
 _TOKENS = re.compile(r" expecting (\{[^\n]*\}|'[^\n]*')$", re.MULTILINE)
 _VERSION = re.compile(
     r"(?<=ResourceVersion in the precondition \()\d+|(?<=ResourceVersion in record \()\d+"
+    r"|(?<=ResourceVersion in precondition: )\d+|(?<=ResourceVersion in object meta: )\d+"
     r"|(?<=resource version: )\d+|(?<=current: )\d+"
 )
 # made up by each side for itself
@@ -45,7 +48,7 @@ _AGE = re.compile(r"\d+[smhd](\d+[smh])?")
 def text(value: str) -> str:
     value = _DIFFERENCE.sub(r"\1", value.replace("unmarshalerDecoder: ", ""))  # which of two decoders it was
     value = _TOKENS.sub("", value)
-    value = _NO_LABELS.sub("Invalid value: {}", _ELEMENT.sub("OBJECT", value))
+    value = _NO_LABELS.sub(r"\1 value: {}", _ELEMENT.sub("OBJECT", value))
     value = _GO.sub("Invalid value: OBJECT", _DECODED.sub(r"\1", _PATCH.sub("OUTCOME", value)))
     value = _ADDRESS.sub("ADDRESS", _TIME.sub("TIME", _UID.sub("UID", value)))
     return _GENERATED.sub("GENERATED", _VERSION.sub("N", _WHY.sub("", _GOT.sub(", got VALUE", value))))

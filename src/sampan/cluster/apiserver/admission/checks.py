@@ -11,11 +11,18 @@ from sampan.kube.objects import Object
 
 
 def expression(
-    faults: Faults, text: str, path: str, variables: Mapping[str, Type], result: str, *, structures: bool = False
+    faults: Faults,
+    text: str,
+    path: str,
+    variables: Mapping[str, Type],
+    result: str,
+    *,
+    structures: bool = False,
+    missing: str = "",
 ) -> Type:
     """Fault what does not compile or gives another type than `result` ("" for any); the type it gives."""
     if not text.strip():
-        faults.required(path, "")
+        faults.required(path, missing)
         return DYN
     try:
         found = compile_program(text, variables, structures=structures).type
@@ -46,7 +53,7 @@ def match_conditions(
         expression(faults, row.get("expression") or "", f"{path}[{index}].expression", variables or BASE, "bool")
 
 
-_REASONS = ("Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized")
+_REASONS = ("Forbidden", "Invalid", "RequestEntityTooLarge")
 
 
 def policy(faults: Faults, spec: Object) -> None:
@@ -107,7 +114,8 @@ def _known(faults: Faults, spec: Object) -> dict[str, Type]:
     for index, row in enumerate(spec.get("variables") or ()):
         text, path = row.get("expression") or "", f"spec.variables[{index}].expression"
         types = {**known, "variables": Type("variables", fields=dict(fields))}
-        fields[row.get("name") or ""] = expression(faults, text, path, types, "")
+        missing = "expression is not specified"
+        fields[row.get("name") or ""] = expression(faults, text, path, types, "", missing=missing)
     if fields:
         known["variables"] = Type("variables", fields=fields)
     return known

@@ -14,6 +14,7 @@ from sampan.cluster.apiserver.registry import (
     pods,
     scaling,
     services,
+    volumes,
     workloads,
 )
 from sampan.cluster.apiserver.registry.removed import removal_message, removed_error
@@ -32,6 +33,7 @@ STRATEGIES: dict[tuple[str, str], Strategy] = {
     **networking.STRATEGIES,
     **scaling.STRATEGIES,
     **cluster.STRATEGIES,
+    **volumes.STRATEGIES,
     **access.STRATEGIES,
     **definitions.STRATEGIES,
     **extension.STRATEGIES,

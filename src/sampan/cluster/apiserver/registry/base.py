@@ -44,7 +44,7 @@ class TableStrategy(Strategy):
         for path in self.immutable:
             now, before = lookup(new, path), lookup(old, path)
             if now != before:
-                faults.immutable(path, now, before)
+                faults.immutable(path, "" if now is None and isinstance(before, str) else now, before)
         self.validate_change(faults, new, old)
         return faults.causes
 

@@ -1,4 +1,4 @@
-"""Namespace, Node, Event, Lease, volumes, storage and priority classes."""
+"""Namespace, Node, Event, Lease, priority and runtime classes. Volumes are in `volumes.py`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from sampan.cluster.apiserver.registry.base import TableStrategy, as_text, looku
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import (
     DNS_LABEL,
-    DNS_SUBDOMAIN,
     Faults,
     maps,
     qualified_name_problems,
     sub,
 )
 from sampan.cluster.apiserver.strategy import Context
-from sampan.kube import quantity
 from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
 
-_MODES = ("ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _NAME_LABEL = "kubernetes.io/metadata.name"
 
 
@@ -28,21 +25,36 @@ class Namespace(TableStrategy):
 
     def default(self, obj: Object) -> None:
         metadata = obj.get("metadata")
+        if isinstance(metadata, dict) and not metadata.get("generateName"):  # its name comes later
+            self._label(obj)
+
+    @staticmethod
+    def _label(obj: Object) -> None:
+        metadata = obj.get("metadata")
         if isinstance(metadata, dict) and isinstance(metadata.get("name"), str) and metadata["name"]:
             labels = metadata.get("labels")
             if labels is None or isinstance(labels, dict):
                 metadata["labels"] = {**(labels or {}), _NAME_LABEL: metadata["name"]}
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
-        self.default(obj)  # the name may have been generated meanwhile
+        self._label(obj)
         finalizers = sub(obj, "spec").get("finalizers") or []
         spec = obj["spec"] = {**sub(obj, "spec")}
         spec["finalizers"] = finalizers if "kubernetes" in finalizers else [*finalizers, "kubernetes"]
         obj["status"] = {"phase": "Active"}
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
+        self._label(new)
         if ctx.subresource != "finalize" and lookup(old, "spec.finalizers") is not None:
             new["spec"] = {**sub(new, "spec"), "finalizers": lookup(old, "spec.finalizers")}
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        for index, finalizer in enumerate(sub(obj, "spec").get("finalizers") or ()):
+            for problem in qualified_name_problems(finalizer):
+                faults.invalid(f"spec.finalizers[{index}]", finalizer, problem)
+            if "/" not in finalizer and finalizer not in ("kubernetes", "orphan", "foregroundDeletion"):
+                detail = "name is neither a standard finalizer name nor is it fully qualified"
+                faults.invalid(f"spec.finalizers[{index}]", finalizer, detail)
 
 
 class Node(TableStrategy):
@@ -112,137 +124,15 @@ class Lease(TableStrategy):
         faults.non_negative("spec.leaseTransitions", spec.get("leaseTransitions"))
 
 
-def _storage(faults: Faults, value: object, path: str) -> None:
-    if value is None:
-        faults.required(path)
-        return
-    try:
-        if quantity.parse(str(value)) <= 0:
-            faults.invalid(path, str(value), "must be greater than zero")
-    except ValueError as error:
-        faults.invalid(path, str(value), str(error))
-
-
-def _access_modes(faults: Faults, spec: Object, detail: str = "at least 1 access mode is required") -> None:
-    modes = spec.get("accessModes") or ()
-    if not modes:
-        faults.required("spec.accessModes", detail)
-    for mode in modes:
-        faults.one_of("spec.accessModes", mode, _MODES)
-
-
-def _protect(obj: Object, finalizer: str) -> None:
-    """A finalizer that a controller takes off when nobody uses the volume any more."""
-    finalizers = obj["metadata"].get("finalizers") or []
-    if finalizer not in finalizers:
-        obj["metadata"]["finalizers"] = [*finalizers, finalizer]
-
-
-class Claim(TableStrategy):
-    rows: ClassVar[Rows] = (("spec.volumeMode", "Filesystem"),)
-
-    def prepare_create(self, obj: Object, ctx: Context) -> None:
-        obj["status"] = {"phase": "Pending"}
-        _protect(obj, "kubernetes.io/pvc-protection")
-
-    def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
-        if isinstance(new.get("status"), dict):
-            new["status"].setdefault("phase", "Pending")
-        spec = sub(new, "spec")
-        for key in ("storageClassName", "volumeName"):
-            if spec and spec.get(key) is None and lookup(old, f"spec.{key}") is not None:
-                spec[key] = lookup(old, f"spec.{key}")
-
-    def validate(self, faults: Faults, obj: Object) -> None:
-        spec = sub(obj, "spec")
-        _access_modes(faults, spec)
-        _storage(faults, sub(spec, "resources", "requests").get("storage"), "spec.resources[storage]")
-        faults.name("spec.storageClassName", spec.get("storageClassName"), DNS_SUBDOMAIN, required=False)
-        faults.one_of("spec.volumeMode", spec.get("volumeMode"), ("Block", "Filesystem"), required=False)
-        faults.label_selector("spec.selector", spec.get("selector"))
-
-    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
-        def fixed(obj: Object) -> Object:
-            spec = {key: value for key, value in sub(obj, "spec").items() if key != "volumeAttributesClassName"}
-            if lookup(old, "status.phase") == "Bound":
-                spec["resources"] = {k: v for k, v in sub(spec, "resources").items() if k != "requests"}
-            for settable in ("volumeName", "storageClassName"):  # both may be set while they are not
-                if lookup(old, f"spec.{settable}") is None:
-                    spec.pop(settable, None)
-            return spec
-
-        if fixed(new) != fixed(old):
-            faults.forbidden(
-                "spec",
-                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound"
-                " claims",
-            )
-        request = "spec.resources.requests.storage"
-        sizes = ((new, request), (old, request), (old, "status.capacity.storage"))
-        try:
-            after, before, had = (quantity.parse(str(lookup(obj, path) or 0)) for obj, path in sizes)
-            if after < before and after <= had:
-                faults.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity")
-        except ValueError:  # named by `validate`
-            return
-
-
-class Volume(TableStrategy):
-    rows: ClassVar[Rows] = (
-        ("spec.persistentVolumeReclaimPolicy", "Retain"),
-        ("spec.volumeMode", "Filesystem"),
-        ("spec.hostPath.type", ""),
-    )
-
-    def prepare_create(self, obj: Object, ctx: Context) -> None:
-        obj["status"] = {"phase": "Pending"}
-        _protect(obj, "kubernetes.io/pv-protection")
-
-    def validate(self, faults: Faults, obj: Object) -> None:
-        spec = sub(obj, "spec")
-        _access_modes(faults, spec, "")
-        if not spec.get("capacity"):
-            faults.required("spec.capacity")
-        else:
-            _storage(faults, sub(spec, "capacity").get("storage"), "spec.capacity[storage]")
-        path = sub(spec, "hostPath").get("path") or ""
-        if ".." in path.split("/"):
-            faults.invalid("spec.hostPath.path", path, "must not contain '..'")
-        faults.one_of(
-            "spec.persistentVolumeReclaimPolicy",
-            spec.get("persistentVolumeReclaimPolicy"),
-            ("Delete", "Recycle", "Retain"),
-        )
-
-
-class StorageClass(TableStrategy):
-    rows: ClassVar[Rows] = (("reclaimPolicy", "Delete"), ("volumeBindingMode", "Immediate"))
-    immutable = ("provisioner", "reclaimPolicy", "volumeBindingMode")
-
-    def validate(self, faults: Faults, obj: Object) -> None:
-        if not obj.get("provisioner"):
-            faults.required("provisioner")
-        for problem in qualified_name_problems(str(obj.get("provisioner") or "x").lower()):
-            faults.invalid("provisioner", obj["provisioner"], problem)
-        faults.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"))
-        faults.one_of("volumeBindingMode", obj.get("volumeBindingMode"), ("Immediate", "WaitForFirstConsumer"))
-
-    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
-        if (new.get("parameters") or {}) != (old.get("parameters") or {}):
-            faults.forbidden("parameters", "updates to parameters are forbidden.")
-
-
 class PriorityClass(TableStrategy):
     rows: ClassVar[Rows] = (("preemptionPolicy", "PreemptLowerPriority"), ("value", 0))
-    immutable = ("value", "preemptionPolicy")
 
     def validate_update(self, new: Object, old: Object) -> list[Cause]:
-        return [
-            Cause(cause.field, "Forbidden: may not be changed in an update.", "FieldValueForbidden")
-            if cause.field == "value"
-            else cause
-            for cause in super().validate_update(new, old)
-        ]
+        faults = Faults()
+        if (new.get("value") or 0) != (old.get("value") or 0):
+            faults.forbidden("value", "may not be changed in an update.")
+        faults.immutable("preemptionPolicy", new.get("preemptionPolicy"), old.get("preemptionPolicy"))
+        return faults.causes
 
     def validate(self, faults: Faults, obj: Object) -> None:
         value, name = obj.get("value") or 0, sub(obj, "metadata").get("name") or ""
@@ -271,9 +161,6 @@ STRATEGIES = {
     ("", "Event"): _EVENT,
     ("events.k8s.io", "Event"): _EVENT,
     ("coordination.k8s.io", "Lease"): Lease(),
-    ("", "PersistentVolumeClaim"): Claim(),
-    ("", "PersistentVolume"): Volume(),
-    ("storage.k8s.io", "StorageClass"): StorageClass(),
     ("scheduling.k8s.io", "PriorityClass"): PriorityClass(),
     ("node.k8s.io", "RuntimeClass"): RuntimeClass(),
 }

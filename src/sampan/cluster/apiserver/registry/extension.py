@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
@@ -46,7 +46,11 @@ class Webhooks(TableStrategy):
                 from sampan.cluster.apiserver.admission.checks import match_conditions
 
                 match_conditions(faults, maps(hook["matchConditions"]), f"{where}.matchConditions")
-            faults.one_of(f"{where}.sideEffects", hook.get("sideEffects"), ("None", "NoneOnDryRun"))
+            if hook.get("sideEffects") is None:
+                faults.required(f"{where}.sideEffects", "must specify one of None, NoneOnDryRun")
+            else:
+                faults.one_of(f"{where}.sideEffects", hook["sideEffects"], ("None", "NoneOnDryRun"), required=None)
+            _rules(faults, hook.get("rules"), f"{where}.rules")
             faults.one_of(f"{where}.failurePolicy", hook.get("failurePolicy"), ("Fail", "Ignore"))
             timeout = hook.get("timeoutSeconds")
             if isinstance(timeout, int) and not 1 <= timeout <= 30:
@@ -57,6 +61,26 @@ class Webhooks(TableStrategy):
                 faults.invalid(f"{where}.admissionReviewVersions", versions, detail)
             if not hook.get("admissionReviewVersions"):
                 faults.required(f"{where}.admissionReviewVersions", "must specify one of v1, v1beta1")
+
+
+def _rules(faults: Faults, rules: Any, path: str) -> None:
+    """What requests a hook or policy is about: each part of a rule is required."""
+    for index, rule in enumerate(maps(rules)):
+        where = f"{path}[{index}]"
+        for part in ("operations", "apiGroups", "apiVersions", "resources"):
+            values = rule.get(part) or []
+            if not values:
+                faults.required(f"{where}.{part}")
+            for position, value in enumerate(values):
+                if part == "operations":
+                    faults.one_of(f"{where}.{part}[{position}]", value or "", _OPERATIONS, required=None)
+                elif not value and part != "apiGroups":
+                    faults.required(f"{where}.{part}[{position}]")
+        if rule.get("scope") is not None:
+            faults.one_of(f"{where}.scope", rule["scope"], ("*", "Cluster", "Namespaced"), required=None)
+
+
+_OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
 
 
 class Mutating(Webhooks):
@@ -84,6 +108,11 @@ class Policy(TableStrategy):
         spec = sub(obj, "spec")
         if spec.get("matchConstraints") is None:
             faults.required("spec.matchConstraints")
+        else:
+            if not spec["matchConstraints"].get("resourceRules"):
+                faults.required("spec.matchConstraints.resourceRules")
+            for part in ("resourceRules", "excludeResourceRules"):
+                _rules(faults, spec["matchConstraints"].get(part), f"spec.matchConstraints.{part}")
         faults.one_of("spec.failurePolicy", spec.get("failurePolicy"), ("Fail", "Ignore"))
         policy(faults, spec)
 

@@ -110,6 +110,7 @@ class Ingress(TableStrategy):
 
 
 class IngressClass(TableStrategy):
+    rows: ClassVar[Rows] = (("spec.parameters.scope", "Cluster"),)
     immutable = ("spec.controller",)
 
     def validate(self, faults: Faults, obj: Object) -> None:
@@ -211,20 +212,37 @@ class EndpointSlice(TableStrategy):
             faults.too_many("endpoints", len(endpoints), 1000)
         for index, endpoint in enumerate(endpoints):
             where = f"endpoints[{index}].addresses"
+            faults.name(f"endpoints[{index}].nodeName", endpoint.get("nodeName"), DNS_SUBDOMAIN, required=False)
+            faults.name(f"endpoints[{index}].hostname", endpoint.get("hostname"), DNS_LABEL, required=False)
             if not endpoint.get("addresses"):
                 faults.required(where, "must contain at least 1 address")
             for position, text in enumerate(endpoint.get("addresses") or ()):
                 if type in ("IPv4", "IPv6"):
                     address(faults, f"{where}[{position}]", text)
+                elif type == "FQDN":
+                    _domain(faults, f"{where}[{position}]", text or "")
         names: set[str] = set()
         for index, port in enumerate(maps(obj.get("ports"))):
             name = port.get("name") or ""
             if name in names:
-                faults.duplicate("ports", name)
+                faults.duplicate(f"ports[{index}].name", name)
             names.add(name)
             faults.name(f"ports[{index}].name", name, DNS_LABEL, required=False)
-            faults.port(f"ports[{index}].port", port.get("port"))
             faults.one_of(f"ports[{index}].protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
+
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        return ["spec.addressType: FQDN endpoints are deprecated"] if new.get("addressType") == "FQDN" else []
+
+
+def _domain(faults: Faults, path: str, name: str) -> None:
+    """A domain of at least two segments."""
+    name = name.removesuffix(".")
+    if not name:
+        faults.required(path)
+    elif problems := DNS_SUBDOMAIN(name):
+        faults.invalid(path, name, ",".join(problems))
+    elif "." not in name:
+        faults.invalid(path, name, "should be a domain with at least two segments separated by dots")
 
 
 _NETWORKING = "networking.k8s.io"

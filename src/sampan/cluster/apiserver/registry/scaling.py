@@ -55,8 +55,13 @@ class Autoscaler(TableStrategy):
             faults.invalid("spec.scaleTargetRef.apiVersion", "", "apiVersion must specify API group")
         if isinstance(least, int) and least < 1:
             faults.invalid("spec.minReplicas", least, "must be greater than or equal to 1")
-        if not isinstance(most, int) or most < 1:
+        if isinstance(most, int) and most < 0:
+            faults.invalid("spec.maxReplicas", most, "must be greater than or equal to 1")
+        elif not most:
             faults.required("spec.maxReplicas", "must be set and greater than 0")
+        if least == 0 and not {"Object", "External"} & {metric.get("type") for metric in maps(spec.get("metrics"))}:
+            detail = "must specify at least one Object or External metric to support scaling to zero replicas"
+            faults.forbidden("spec.metrics", detail)
         if isinstance(least, int) and isinstance(most, int) and most < least:
             faults.invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`")
         for index, metric in enumerate(maps(spec.get("metrics"))):

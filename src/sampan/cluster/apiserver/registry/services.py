@@ -250,12 +250,21 @@ def _ports(faults: Faults, ports: list[Object], type: str) -> None:
             faults.forbidden(f"{where}.nodePort", f"may not be used when `type` is '{type}'")
 
 
-def address(faults: Faults, path: str, text: Any) -> None:
-    """An IP address that traffic can go to."""
+def address(faults: Faults, path: str, text: Any, *, twice: bool = False) -> None:
+    """An IP address that traffic can go to. `twice`: one that is none is said so in two ways."""
     try:
-        ipaddress.ip_address(text)
+        found = ipaddress.ip_address(text or "")
     except ValueError:
-        faults.invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+        faults.invalid(path, text or "", "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+        if twice:
+            faults.invalid(path, text or "", "must be a valid IP address")
+        return
+    if found.is_unspecified:
+        faults.invalid(path, text, f"may not be unspecified ({text})")
+    if found.is_loopback:
+        faults.invalid(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
+    if found.is_link_local:
+        faults.invalid(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
 
 
 class Endpoints(TableStrategy):
@@ -268,9 +277,16 @@ class Endpoints(TableStrategy):
                 faults.required(where, "must specify `addresses` or `notReadyAddresses`")
             for group in ("addresses", "notReadyAddresses"):
                 for position, entry in enumerate(maps(subset.get(group))):
-                    address(faults, f"{where}.{group}[{position}].ip", entry.get("ip"))
-            for position, port in enumerate(maps(subset.get("ports"))):
-                faults.port(f"{where}.ports[{position}].port", port.get("port"))
+                    at = f"{where}.{group}[{position}]"
+                    address(faults, f"{at}.ip", entry.get("ip"), twice=True)
+                    faults.name(f"{at}.hostname", entry.get("hostname"), DNS_LABEL, required=False)
+                    faults.name(f"{at}.nodeName", entry.get("nodeName"), DNS_SUBDOMAIN, required=False)
+            ports = maps(subset.get("ports"))
+            for position, port in enumerate(ports):
+                at = f"{where}.ports[{position}]"
+                faults.name(f"{at}.name", port.get("name"), DNS_LABEL, required=len(ports) > 1)
+                faults.port(f"{at}.port", port.get("port"))
+                faults.one_of(f"{at}.protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
 
 
 STRATEGIES = {("", "Service"): Service(), ("", "Endpoints"): Endpoints()}

@@ -1,0 +1,193 @@
+"""PersistentVolumeClaim, PersistentVolume and StorageClass."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
+from sampan.cluster.apiserver.registry.defaulting import Rows
+from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, qualified_name_problems, sub
+from sampan.cluster.apiserver.strategy import Context
+from sampan.kube import quantity
+from sampan.kube.objects import Object, now
+
+_MODES = ("ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
+
+
+def _storage(faults: Faults, value: object, path: str) -> None:
+    if value is None:
+        faults.required(path)
+        return
+    try:
+        if quantity.parse(str(value)) <= 0:
+            faults.invalid(path, str(value), "must be greater than zero")
+    except ValueError as error:
+        faults.invalid(path, str(value), str(error))
+
+
+def _access_modes(faults: Faults, spec: Object, detail: str = "at least 1 access mode is required") -> None:
+    modes = spec.get("accessModes") or ()
+    if not modes:
+        faults.required("spec.accessModes", detail)
+    for mode in modes:
+        faults.one_of("spec.accessModes", mode, _MODES, required=None)
+    if "ReadWriteOncePod" in modes and {*modes} & {"ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce"}:
+        faults.forbidden("spec.accessModes", "may not use ReadWriteOncePod with other access modes")
+
+
+def _protect(obj: Object, finalizer: str) -> None:
+    """A finalizer that a controller takes off when nobody uses the volume any more."""
+    finalizers = obj["metadata"].get("finalizers") or []
+    if finalizer not in finalizers:
+        obj["metadata"]["finalizers"] = [*finalizers, finalizer]
+
+
+class Claim(TableStrategy):
+    rows: ClassVar[Rows] = (("spec.volumeMode", "Filesystem"),)
+
+    def prepare_create(self, obj: Object, ctx: Context) -> None:
+        obj["status"] = {"phase": "Pending"}
+        _protect(obj, "kubernetes.io/pvc-protection")
+
+    def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
+        if isinstance(new.get("status"), dict):
+            new["status"].setdefault("phase", "Pending")
+        spec = sub(new, "spec")
+        for key in ("storageClassName", "volumeName"):
+            if spec and spec.get(key) is None and lookup(old, f"spec.{key}") is not None:
+                spec[key] = lookup(old, f"spec.{key}")
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec = sub(obj, "spec")
+        _access_modes(faults, spec)
+        _storage(faults, sub(spec, "resources", "requests").get("storage"), "spec.resources[storage]")
+        faults.name("spec.storageClassName", spec.get("storageClassName"), DNS_SUBDOMAIN, required=False)
+        faults.one_of("spec.volumeMode", spec.get("volumeMode"), ("Block", "Filesystem"), required=False)
+        faults.label_selector("spec.selector", spec.get("selector"))
+
+    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+        def fixed(obj: Object) -> Object:
+            spec = {key: value for key, value in sub(obj, "spec").items() if key != "volumeAttributesClassName"}
+            if lookup(old, "status.phase") == "Bound":
+                spec["resources"] = {k: v for k, v in sub(spec, "resources").items() if k != "requests"}
+            for settable in ("volumeName", "storageClassName"):  # both may be set while they are not
+                if lookup(old, f"spec.{settable}") is None:
+                    spec.pop(settable, None)
+            return spec
+
+        if fixed(new) != fixed(old):
+            faults.forbidden(
+                "spec",
+                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound"
+                " claims",
+            )
+        request = "spec.resources.requests.storage"
+        sizes = ((new, request), (old, request), (old, "status.capacity.storage"))
+        try:
+            after, before, had = (quantity.parse(str(lookup(obj, path) or 0)) for obj, path in sizes)
+            if after < before and after <= had:
+                faults.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity")
+        except ValueError:  # named by `validate`
+            return
+
+
+_SOURCES = (
+    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte", "cephfs",
+    "iscsi", "cinder", "fc", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk",
+    "scaleIO", "local", "storageos", "csi", "flexVolume",
+)  # fmt: skip
+"""Where a volume may be: it is in one of these places."""
+
+
+class Volume(TableStrategy):
+    rows: ClassVar[Rows] = (
+        ("spec.persistentVolumeReclaimPolicy", "Retain"),
+        ("spec.volumeMode", "Filesystem"),
+        ("spec.hostPath.type", ""),
+    )
+
+    def prepare_create(self, obj: Object, ctx: Context) -> None:
+        obj["status"] = {"phase": "Pending", "lastPhaseTransitionTime": now()}
+        _protect(obj, "kubernetes.io/pv-protection")
+
+    def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
+        if ctx.subresource == "status" and lookup(new, "status.phase") != lookup(old, "status.phase"):
+            new["status"] = {**sub(new, "status"), "lastPhaseTransitionTime": now()}
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        spec = sub(obj, "spec")
+        _access_modes(faults, spec, "")
+        capacity = spec.get("capacity") or {}
+        if not capacity:
+            faults.required("spec.capacity")
+        if list(capacity) != ["storage"]:
+            faults.one_of("spec.capacity", capacity, ("storage",), required=None)
+        for name, amount in capacity.items():
+            if quantity.parse(str(amount)) <= -1:
+                whole = math.ceil(quantity.parse(str(amount)))
+                faults.invalid(f"spec.capacity[{name}]", whole, "must be a valid resource quantity")
+            _storage(faults, amount, f"spec.capacity[{name}]")
+        policies = ("Delete", "Recycle", "Retain")
+        faults.one_of("spec.persistentVolumeReclaimPolicy", spec.get("persistentVolumeReclaimPolicy"), policies)
+        faults.name("spec.storageClassName", spec.get("storageClassName"), DNS_SUBDOMAIN, required=False)
+        faults.one_of("spec.volumeMode", spec.get("volumeMode"), ("Block", "Filesystem"), required=False)
+        given = [source for source in _SOURCES if spec.get(source) is not None]
+        if not given:
+            faults.required("spec", "must specify a volume type")
+        for extra in given[1:]:
+            faults.forbidden(f"spec.{extra}", "may not specify more than 1 volume type")
+        if given:
+            _source(faults, given[0], sub(spec, given[0]))
+
+    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+        before, after = sub(old, "spec"), sub(new, "spec")
+        if any(before.get(source) != after.get(source) for source in _SOURCES):
+            faults.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation")
+        faults.immutable("volumeMode", after.get("volumeMode"), before.get("volumeMode"))
+
+
+def _source(faults: Faults, name: str, source: Object) -> None:
+    path = source.get("path") or ""
+    if name == "hostPath":
+        if not path:
+            faults.required("spec.hostPath.path")
+        elif ".." in path.split("/"):
+            faults.invalid("spec.hostPath.path", path, "must not contain '..'")
+    elif name == "nfs":
+        for key in ("server", "path"):
+            if not source.get(key):
+                faults.required(f"spec.nfs.{key}")
+        if not path.startswith("/"):
+            faults.invalid("spec.nfs.path", path, "must be an absolute path")
+    elif name == "csi":
+        driver = source.get("driver") or ""
+        if not driver:
+            faults.required("spec.csi.driver")
+        for problem in DNS_SUBDOMAIN(driver.lower()) if driver else ():
+            faults.invalid("spec.csi.driver", driver, problem)
+        if not source.get("volumeHandle"):
+            faults.required("spec.csi.volumeHandle")
+
+
+class StorageClass(TableStrategy):
+    rows: ClassVar[Rows] = (("reclaimPolicy", "Delete"), ("volumeBindingMode", "Immediate"))
+    immutable = ("provisioner", "reclaimPolicy", "volumeBindingMode")
+
+    def validate(self, faults: Faults, obj: Object) -> None:
+        if not obj.get("provisioner"):
+            faults.required("provisioner")
+        for problem in qualified_name_problems(str(obj.get("provisioner") or "x").lower()):
+            faults.invalid("provisioner", obj["provisioner"], problem)
+        faults.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"))
+        faults.one_of("volumeBindingMode", obj.get("volumeBindingMode"), ("Immediate", "WaitForFirstConsumer"))
+
+    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+        faults.immutable("parameters", new.get("parameters") or {}, old.get("parameters") or {})
+
+
+STRATEGIES = {
+    ("", "PersistentVolumeClaim"): Claim(),
+    ("", "PersistentVolume"): Volume(),
+    ("storage.k8s.io", "StorageClass"): StorageClass(),
+}
