@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -188,25 +188,35 @@ class Streamed(Protocol):
     async def read(self) -> bytes: ...
 
 
+class CallOptions(TypedDict, total=False):
+    """What a call to another service may say beside its method and path."""
+
+    json: Any  # the body, encoded as JSON
+    data: bytes | str | None  # the body as it is
+    params: Mapping[str, Any] | None
+    headers: Mapping[str, str] | None
+    timeout: float | None  # seconds, for all attempts; the policy's when not said
+    idempotency_key: str | None  # makes a POST or PATCH safe to repeat
+
+
 class ServiceClient(Protocol):
-    """Calls another service over HTTP. Paths are relative to its root; `timeout` is in seconds.
+    """Calls another service over HTTP. Paths are relative to its root."""
 
-    Every method takes `headers`, `params` and `timeout`; those with a body take `json` or `data` and `idempotency_key`.
-    """
+    async def request(self, method: str, path: str, **options: Unpack[CallOptions]) -> Reply: ...
 
-    async def request(self, method: str, path: str, **options: Any) -> Reply: ...
+    async def get(self, path: str, **options: Unpack[CallOptions]) -> Reply: ...
 
-    async def get(self, path: str, **options: Any) -> Reply: ...
+    async def post(self, path: str, **options: Unpack[CallOptions]) -> Reply: ...
 
-    async def post(self, path: str, **options: Any) -> Reply: ...
+    async def put(self, path: str, **options: Unpack[CallOptions]) -> Reply: ...
 
-    async def put(self, path: str, **options: Any) -> Reply: ...
+    async def patch(self, path: str, **options: Unpack[CallOptions]) -> Reply: ...
 
-    async def patch(self, path: str, **options: Any) -> Reply: ...
+    async def delete(self, path: str, **options: Unpack[CallOptions]) -> Reply: ...
 
-    async def delete(self, path: str, **options: Any) -> Reply: ...
-
-    def stream(self, method: str, path: str, **options: Any) -> AbstractAsyncContextManager[Streamed]: ...
+    def stream(
+        self, method: str, path: str, **options: Unpack[CallOptions]
+    ) -> AbstractAsyncContextManager[Streamed]: ...
 
 
 class ServiceChannel(Protocol):

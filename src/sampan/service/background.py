@@ -18,7 +18,7 @@ from typing import Any, Final
 from sampan.model import Every
 from sampan.service.http.readiness import Check, Degraded
 from sampan.service.lifecycle import Stage
-from sampan.service.process import Process, StartError, load_string
+from sampan.service.process import Process, StartError, completed, load_string
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, from_headers
 
@@ -87,12 +87,7 @@ class Task(ABC):
         begun, outcome = time.perf_counter(), "cancelled"
         try:
             with tracing.span(f"run {self.text}", tracing.INTERNAL, {"code.function.name": self.text}):
-                if inspect.iscoroutinefunction(self.function):
-                    await self.function()
-                else:
-                    result = await asyncio.to_thread(self.function)
-                    if inspect.isawaitable(result):
-                        await result
+                await completed(self.function)
             outcome, self.failure = "ok", ""
         except Exception as error:
             outcome = "failed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from sampan.model import Job
 from sampan.service.bindings import BindingError
 from sampan.service.lifecycle import STOP_SECONDS, StartFailure
 from sampan.service.main import run
-from sampan.service.process import Process, StartError, load_application, load_string, named
+from sampan.service.process import Process, StartError, completed, load_application, load_string, named
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, from_headers
 from sampan.service.watchdog import Watchdog
@@ -77,12 +76,7 @@ class _Run:
     async def _work(self) -> None:
         await self.process.start()
         with tracing.span(f"job {self.name}", tracing.INTERNAL, {"code.function.name": self.reference}):
-            if inspect.iscoroutinefunction(self.function):
-                await self.function()
-            else:
-                result = await asyncio.to_thread(self.function)
-                if inspect.isawaitable(result):
-                    await result
+            await completed(self.function)
 
     def _told(self, _number: int, _frame: FrameType | None) -> None:
         if self.signalled:

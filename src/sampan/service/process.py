@@ -5,8 +5,10 @@ Each kind of resource has a function that binds it, in its own room; it is impor
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
+import inspect
 import logging
 import os
 import sys
@@ -31,6 +33,16 @@ log = logging.getLogger("sampan")
 
 class StartError(Exception):
     """The process cannot start as declared; the message says what to mend."""
+
+
+async def completed(function: Callable[[], Any]) -> None:
+    """Run what the user wrote to its end: a coroutine function here, any other in a thread."""
+    if inspect.iscoroutinefunction(function):
+        await function()
+        return
+    result = await asyncio.to_thread(function)
+    if inspect.isawaitable(result):
+        await result
 
 
 def load_string(text: str, what: str) -> Any:

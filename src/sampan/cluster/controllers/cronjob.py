@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from sampan.cluster.controllers import jobstatus
+from sampan.cluster.controllers import jobstatus, pods
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import Object, is_deleting, key_of, name_of, namespace_of, owner_reference, parse_time, uid_of
@@ -173,12 +173,7 @@ class CronJobController(Controller):
                 await self._delete(cron, job)
 
     async def _delete(self, cron: Object, job: Object) -> None:
-        try:
-            await self.client.delete(kinds.JOB, name_of(job), namespace_of(job), uid=uid_of(job))
-        except ApiError as error:
-            if error.code not in (404, 409):
-                raise
-        else:
+        if await pods.delete(self.client, kinds.JOB, job):
             self.events.normal(cron, "SuccessfulDelete", f"Deleted job {name_of(job)}")
 
 

@@ -8,7 +8,7 @@ from sampan.cluster.controllers import pods, revisions
 from sampan.cluster.controllers.scheduler import fits
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError
-from sampan.kube.objects import Object, is_deleting, key_of, labels_of, name_of, namespace_of, uid_of
+from sampan.kube.objects import Object, is_deleting, key_of, labels_of, name_of, uid_of
 from sampan.operator import Controller, Maps, Owns, Result, Watch
 
 TOLERATED = [
@@ -100,14 +100,7 @@ class DaemonSetController(Controller):
             await self._delete(owner, pod)
 
     async def _delete(self, owner: Object, pod: Object) -> None:
-        if is_deleting(pod):
-            return
-        try:
-            await self.client.delete(kinds.POD, name_of(pod), namespace_of(pod), uid=uid_of(pod))
-        except ApiError as error:
-            if error.code not in (404, 409):
-                raise
-        else:
+        if not is_deleting(pod) and await pods.delete(self.client, kinds.POD, pod):
             self.events.normal(owner, "SuccessfulDelete", f"Deleted pod: {name_of(pod)}")
 
     async def _status(self, owner: Object, nodes: list[str], history: revisions.Revisions) -> float:

@@ -4,14 +4,17 @@ through."""
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable
 
 from sampan.kube import kinds
 from sampan.kube.informer import Informer
 from sampan.kube.kinds import BUILTIN, Resource
 from sampan.kube.objects import Object
+from sampan.operator import Controller
 from sampan.operator.cache import Cache
 from sampan.operator.conditions import is_true
+from sampan.operator.events import Recorder
 
 Subscriber = Callable[[Resource, Object | None, Object | None], None]
 
@@ -106,3 +109,19 @@ class Everything:
         task = asyncio.get_running_loop().create_task(self._cache.drop(informer.resource))
         self._drops.add(task)
         task.add_done_callback(self._drops.discard)
+
+
+class FollowsEverything(Controller):
+    """A controller that hears of each change of any object, in `content`."""
+
+    def __init__(self, everything: Everything) -> None:
+        super().__init__()
+        self.everything = everything
+
+    def bind(self, cache: Cache, events: Recorder) -> None:
+        self.everything.subscribe(self.content)
+        self.everything.bind(cache)
+        super().bind(cache, events)
+
+    @abstractmethod
+    def content(self, resource: Resource, old: Object | None, new: Object | None) -> None: ...

@@ -227,10 +227,5 @@ class JobController(Controller):
 
     async def _stop(self, job: Object, victims: Sequence[Object]) -> None:
         for pod in victims:
-            try:
-                await self.client.delete(kinds.POD, name_of(pod), namespace_of(pod), uid=uid_of(pod))
-            except ApiError as error:
-                if error.code not in (404, 409):
-                    raise
-            else:
+            if await pods.delete(self.client, kinds.POD, pod):
                 self.events.normal(job, "SuccessfulDelete", f"Deleted pod: {name_of(pod)}")

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
-from sampan.cluster.controllers.everything import Everything
+from sampan.cluster.controllers.everything import FollowsEverything
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object, is_deleting, name_of, namespace_of
-from sampan.operator import Controller, Result, Watch
-from sampan.operator.cache import Cache
+from sampan.operator import Result, Watch
 from sampan.operator.conditions import put
-from sampan.operator.events import Recorder
 
 FINALIZER = "kubernetes"
 
 
-class NamespaceController(Controller):
+class NamespaceController(FollowsEverything):
     name, resource = "namespace", kinds.NAMESPACE
-
-    def __init__(self, everything: Everything) -> None:
-        super().__init__()
-        self.everything = everything
-
-    def bind(self, cache: Cache, events: Recorder) -> None:
-        self.everything.subscribe(self._content)
-        self.everything.bind(cache)
-        super().bind(cache, events)
 
     def watches(self) -> tuple[Watch, ...]:
         self.namespaces = self.cache.informer(kinds.NAMESPACE)
@@ -36,7 +25,7 @@ class NamespaceController(Controller):
     def concerns(self, old: Object | None, new: Object | None) -> bool:
         return new is not None and is_deleting(new)
 
-    def _content(self, resource: Resource, old: Object | None, new: Object | None) -> None:
+    def content(self, resource: Resource, old: Object | None, new: Object | None) -> None:
         """Something in a terminating namespace has gone."""
         namespace = namespace_of(old) if old is not None and new is None else None
         present = self.namespaces.get(namespace) if namespace else None

@@ -141,6 +141,17 @@ async def slow_start(count: int, make: Callable[[int], Awaitable[Any]]) -> tuple
     return done, None
 
 
+async def delete(client: Client, resource: Resource, obj: Object) -> bool:
+    """Delete this very object; whether it was still there. ApiError for anything but that."""
+    try:
+        await client.delete(resource, name_of(obj), namespace_of(obj), uid=uid_of(obj))
+    except ApiError as error:
+        if error.code not in (404, 409):
+            raise
+        return False
+    return True
+
+
 async def claim(
     client: Client,
     resource: Resource,

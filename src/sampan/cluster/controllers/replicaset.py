@@ -84,12 +84,11 @@ class ReplicaSetController(Controller):
 
     async def _delete(self, owner: Object, pod: Object) -> None:
         try:
-            await self.client.delete(kinds.POD, name_of(pod), namespace_of(pod), uid=uid_of(pod))
+            deleted = await pods.delete(self.client, kinds.POD, pod)
         except ApiError as error:
-            if error.code not in (404, 409):
-                self.events.warning(owner, "FailedDelete", f"Error deleting: {error}")
-                raise
-        else:
+            self.events.warning(owner, "FailedDelete", f"Error deleting: {error}")
+            raise
+        if deleted:
             self.events.normal(owner, "SuccessfulDelete", f"Deleted pod: {name_of(pod)}")
 
     async def _status(self, owner: Object, error: Exception | None) -> float:

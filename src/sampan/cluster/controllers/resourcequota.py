@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from sampan.cluster.apiserver.admission import usage
 from sampan.cluster.controllers import pods
-from sampan.cluster.controllers.everything import Everything
+from sampan.cluster.controllers.everything import FollowsEverything
 from sampan.kube import kinds
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object, is_deleting, key_of, namespace_of
-from sampan.operator import Controller, Result, Watch
-from sampan.operator.cache import Cache
-from sampan.operator.events import Recorder
+from sampan.operator import Result, Watch
 
 GATHER = 0.02
 """Seconds in which changes of a namespace gather before its quotas are counted anew."""
@@ -18,23 +16,14 @@ LEAVING = 5.0
 """Seconds until pods that are going are looked at again: one that is overdue counts no more."""
 
 
-class ResourceQuotaController(Controller):
+class ResourceQuotaController(FollowsEverything):
     name, resource = "resourcequota", kinds.RESOURCE_QUOTA
-
-    def __init__(self, everything: Everything) -> None:
-        super().__init__()
-        self.everything = everything
-
-    def bind(self, cache: Cache, events: Recorder) -> None:
-        self.everything.subscribe(self._content)
-        self.everything.bind(cache)
-        super().bind(cache, events)
 
     def watches(self) -> tuple[Watch, ...]:
         self.quotas = self.cache.informer(kinds.RESOURCE_QUOTA)
         return ()
 
-    def _content(self, resource: Resource, old: Object | None, new: Object | None) -> None:
+    def content(self, resource: Resource, old: Object | None, new: Object | None) -> None:
         obj = new or old
         namespace = namespace_of(obj) if obj is not None else None
         if not namespace or resource is kinds.RESOURCE_QUOTA:

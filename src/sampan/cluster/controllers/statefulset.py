@@ -177,14 +177,9 @@ class StatefulSetController(Controller):
                     raise
 
     async def _delete(self, owner: Object, pod: Object) -> None:
-        try:
-            await self.client.delete(kinds.POD, name_of(pod), namespace_of(pod), uid=uid_of(pod))
-        except ApiError as error:
-            if error.code not in (404, 409):
-                raise
-            return
-        text = f"delete Pod {name_of(pod)} in StatefulSet {name_of(owner)} successful"
-        self.events.normal(owner, "SuccessfulDelete", text)
+        if await pods.delete(self.client, kinds.POD, pod):
+            text = f"delete Pod {name_of(pod)} in StatefulSet {name_of(owner)} successful"
+            self.events.normal(owner, "SuccessfulDelete", text)
         retention = owner["spec"].get("persistentVolumeClaimRetentionPolicy") or {}
         number, spec = ordinal(owner, pod), owner["spec"]
         first = (spec.get("ordinals") or {}).get("start") or 0

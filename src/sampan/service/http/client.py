@@ -12,12 +12,13 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Unpack
 
 import aiohttp
 from yarl import URL
 
 from sampan.model import Policy
+from sampan.model.bound import CallOptions
 from sampan.service.http.pool import Pool
 from sampan.service.http.reply import (
     BROKEN,
@@ -130,52 +131,30 @@ class HttpClient:
         self.active.set(0, name)
         registry.before.append(lambda: self.active.set(self.bulkhead.active, name))
 
-    def get(self, path: str, **options: Any) -> Replying:
+    def get(self, path: str, **options: Unpack[CallOptions]) -> Replying:
         return self.send("GET", path, **options)
 
-    def post(self, path: str, **options: Any) -> Replying:
+    def post(self, path: str, **options: Unpack[CallOptions]) -> Replying:
         return self.send("POST", path, **options)
 
-    def put(self, path: str, **options: Any) -> Replying:
+    def put(self, path: str, **options: Unpack[CallOptions]) -> Replying:
         return self.send("PUT", path, **options)
 
-    def patch(self, path: str, **options: Any) -> Replying:
+    def patch(self, path: str, **options: Unpack[CallOptions]) -> Replying:
         return self.send("PATCH", path, **options)
 
-    def delete(self, path: str, **options: Any) -> Replying:
+    def delete(self, path: str, **options: Unpack[CallOptions]) -> Replying:
         return self.send("DELETE", path, **options)
 
-    def request(self, method: str, path: str, **options: Any) -> Replying:
+    def request(self, method: str, path: str, **options: Unpack[CallOptions]) -> Replying:
         """`send`, under the name of the protocol."""
         return self.send(method, path, **options)
 
-    async def send(
-        self,
-        method: str,
-        path: str,
-        *,
-        json: Any = None,
-        data: bytes | str | None = None,
-        params: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        idempotency_key: str | None = None,
-    ) -> HttpReply:
+    async def send(self, method: str, path: str, **options: Unpack[CallOptions]) -> HttpReply:
         """The reply, whatever its status. CallError when there is none: CircuitOpen, TooManyCalls, DeadlineExceeded,
-        no connection.
-
-        `timeout` (the policy's) covers all attempts and never exceeds what the request being served has left.
+        no connection. A call never takes longer than what the request being served has left.
         """
-        call = self._call(
-            method,
-            path,
-            json=json,
-            data=data,
-            params=params,
-            headers=headers,
-            timeout=timeout,
-            idempotency_key=idempotency_key,
-        )
+        call = self._call(method, path, **options)
         if not self.bulkhead.enter():
             await self._place(call)
         try:
@@ -195,7 +174,7 @@ class HttpClient:
         return reply
 
     @contextlib.asynccontextmanager
-    async def stream(self, method: str, path: str, **options: Any) -> AsyncIterator[StreamedReply]:
+    async def stream(self, method: str, path: str, **options: Unpack[CallOptions]) -> AsyncIterator[StreamedReply]:
         """`async with client.stream("GET", "/export") as reply: async for part in reply: ...`
 
         Until its headers have come the reply is waited for, and tried again, like any other; its body may then take as
@@ -386,12 +365,7 @@ class HttpClient:
         breaker = self.breaker
         alone = self.endpoints is not None and self.endpoints.report(base, good)
         if breaker is not None:
-            if good:
-                breaker.succeeded()
-            elif good is None or alone:
-                breaker.abandoned()
-            else:
-                breaker.failed()
+            breaker.settle(None if alone else good)
 
     def _pick(self, endpoints: Endpoints, method: str) -> str:
         try:

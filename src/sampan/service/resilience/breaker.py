@@ -52,6 +52,15 @@ class CircuitBreaker:
         self._permits -= 1
         return True
 
+    def settle(self, good: bool | None) -> None:
+        """An allowed call is over: well, badly, or (None) without a verdict on the callee."""
+        if good:
+            self.succeeded()
+        elif good is None:
+            self.abandoned()
+        else:
+            self.failed()
+
     def succeeded(self) -> None:
         if self.state == CLOSED:
             self._run = 0

@@ -243,14 +243,8 @@ class _Method:
         good = None if code is None or code in _NO_VERDICT else code not in _FAULTS
         endpoints, breaker = self._owner.endpoints, self._owner.breaker
         alone = endpoints is not None and bool(link.base) and endpoints.report(link.base, good)
-        if breaker is None:
-            return
-        if good:
-            breaker.succeeded()
-        elif good is None or alone:
-            breaker.abandoned()
-        else:
-            breaker.failed()
+        if breaker is not None:
+            breaker.settle(None if alone else good)
 
 
 def _now(asking: Any) -> Any:
