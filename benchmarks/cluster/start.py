@@ -22,7 +22,7 @@ from benchmarks.cluster.sides import environment
 AREA = "cluster"
 SHOP = ROOT / "examples/shop"
 ROUNDS = 5
-PHASE_NAMES = ("interpreter", "imports", "store", "certificates", "API server")
+PHASE_NAMES = ("interpreter", "imports", "store", "objects", "certificates", "API server")
 PHASES = re.compile(r"API ready after \d+ ms \((?P<phases>[^)]+)\)")
 
 

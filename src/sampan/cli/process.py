@@ -54,9 +54,9 @@ class ClusterProcess:
             os.close(descriptor)
         return None
 
-    def start(self, *, die_with_us: bool = False, network: str = "auto") -> bool:
+    def start(self, *, die_with_us: bool = False, network: str = "auto", warm: bool = False) -> bool:
         """Start it if it does not run. True when this call did. `die_with_us` ends it with this process; `network` is
-        what pods are to have: auto, pods or loopback."""
+        what pods are to have: auto, pods or loopback; `warm` prepares for pods that come at once."""
         if self.pid() is not None:
             return False
         try:
@@ -68,6 +68,8 @@ class ClusterProcess:
             raise self._refused(error) from error
         command = [sys.executable, "-m", "sampan.cluster", "--directory", str(self.directory.resolve())]
         command += ["--network", network]
+        if warm:
+            command.append("--warm")
         if die_with_us:
             command.append("--with-parent")
         with self.log.open("ab") as log:

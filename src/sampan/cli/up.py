@@ -80,7 +80,9 @@ class _Up:
         detach = self._arguments.detach
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            self._ours = self._process.start(die_with_us=not detach, network=self._arguments.network)
+            self._ours = self._process.start(
+                die_with_us=not detach, network=self._arguments.network, warm=self._target is not None
+            )
             if self._target is not None:
                 self._project = project.load(str(self._target))
                 self._compile()

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import fcntl
 import gc
+import importlib
 import json
 import logging
 import os
@@ -52,6 +53,13 @@ CANNOT = {
     ],
 }
 """What each mode cannot do, for `sampan status`."""
+NODE = (
+    "sampan.kube.informer", "sampan.operator", "sampan.cluster.controllers.deployment",
+    "sampan.cluster.controllers.statefulset", "sampan.cluster.controllers", "sampan.cluster.kubelet.images",
+    "sampan.cluster.kubelet.containers", "sampan.cluster.kubelet.kubelet", "sampan.cluster.proxy.envoy",
+    "sampan.cluster.proxy.proxy",
+)  # fmt: skip
+"""What is imported while the API answers already: a module at a time, so that it does."""
 
 
 class NetworkRefused(Exception):
@@ -111,20 +119,45 @@ def lock(directory: Path) -> int:
 class Cluster:
     """One cluster in `directory`. `run` serves until a signal."""
 
-    def __init__(self, directory: Path, zygote: Zygote, phases: Phases, lock: int, network: str = AUTO) -> None:
+    def __init__(self, directory: Path, phases: Phases, lock: int, network: str = AUTO, *, warm: bool = False) -> None:
         self._mode = network
+        self._warm = warm
         self._refusal = ""  # why pods do not have what they had before
         self._lock = lock
         self.directory = directory
         self.phases = phases
-        self._zygote = zygote
+        self._zygote: Zygote | None = None
+        self._making = 0  # the process that makes the certificates
         self._stops: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
         self._slice: Slice | None = None
         self._held: list[socket.socket] = []
         self.info: dict[str, Any] = {}
 
+    def prepare(self) -> None:
+        """Take addresses and have certificates made, by a child that imports what that takes: on another core, and not
+        for the life of this process. To be called first, while there is no thread and no loop."""
+        from sampan.cluster.apiserver.pki import Pki
+
+        self._slice = owned = acquire(self.directory)
+        self._pki = Pki(self.directory / "pki")
+        self._names = ("127.0.0.1", owned.node, f"127.{owned.number}.128.1", f"10.{owned.number}.0.1")
+        if self._pki.is_whole(self._names):
+            return
+        self._making = os.fork()
+        if self._making == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            try:
+                self._pki.ensure(self._names)
+            finally:
+                os._exit(0)  # what went wrong goes wrong again where it can be told
+
+    def _certificates(self) -> None:
+        if self._making:
+            os.waitpid(self._making, 0)
+        self._pki.ensure(self._names)
+
     async def run(self) -> None:
-        """Raises what prevented the start; everything started is stopped again."""
+        """After `prepare`. Raises what prevented the start; everything started is stopped again."""
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -152,29 +185,27 @@ class Cluster:
         ended.set()
 
     async def _start(self) -> None:
-        from sampan.cluster.apiserver.pki import Pki
-
-        phases = self.phases
-        self._slice = owned = acquire(self.directory)
-        pki = Pki(self.directory / "pki")
-        names = ("127.0.0.1", owned.node, f"127.{owned.number}.128.1", f"10.{owned.number}.0.1")
-        # Keys and certificates wait for the disk while we import.
-        certificates = asyncio.get_running_loop().run_in_executor(None, pki.ensure, names)
+        phases, owned = self.phases, self._slice
+        assert owned is not None
         from sampan.cluster.apiserver.server import ApiServer
         from sampan.cluster.store.store import Store
 
         phases.done("imports")
         mode = self._network_mode()
-        router = self._zygote.router(owned.number) if mode == PODS else None
+        router = self._nursery().router(owned.number) if mode == PODS else None
         store = Store.open(self.directory / "cluster.db")
         self._stops.append(("store", store.close))
         phases.done("store")
-        await certificates
-        phases.done("certificates")
         settings = {"service_cidr": owned.service_cidr, "node_name": "sampan", "node_ip": owned.node}
-        api = ApiServer(store, pki, settings)
+        api = ApiServer(store, self._pki, settings)
         self._stops.append(("API server", api.stop))
-        await api.start()
+        starting = asyncio.create_task(api.start())
+        await asyncio.sleep(0)
+        importlib.import_module("sampan.cluster.apiserver.web")  # while the disk is waited for
+        await starting
+        phases.done("objects")
+        await asyncio.to_thread(self._certificates)
+        phases.done("certificates")
         port = await api.serve("127.0.0.1", self._reserve("port", API_PORT))
         server = f"https://127.0.0.1:{port}"
         api.write_kubeconfig(self.directory / "kubeconfig", server)
@@ -194,7 +225,20 @@ class Cluster:
         phases.done("API server")
         phases.report("API ready")
         gc.enable()
+        nursery = self._nursery()
+        if self._warm:
+            nursery.warm()
+        for name in NODE:
+            await asyncio.sleep(0)  # whoever asks is answered
+            importlib.import_module(name)
         await self._start_node(api, port, owned, (ingress, tls), network)
+
+    def _nursery(self) -> Zygote:
+        if self._zygote is None:
+            from sampan.cluster.kubelet.zygote import Zygote
+
+            self._zygote = Zygote.start()
+        return self._zygote
 
     def _network_mode(self) -> str:
         """What was asked for, else what the cluster of this directory had, else loopback."""
@@ -215,7 +259,7 @@ class Cluster:
         from sampan.cluster.network.pods import PodNetwork, Refused
 
         try:
-            if reason := (await self._zygote.capabilities()).namespaces:
+            if reason := (await self._nursery().capabilities()).namespaces:
                 raise Refused(reason)
             network = await asyncio.to_thread(PodNetwork, owned.number, router)
         except Refused as error:
@@ -257,7 +301,7 @@ class Cluster:
             client,
             self.directory,
             f"127.{owned.number}",
-            self._zygote,
+            self._nursery(),
             drained=drained,
             api_address=address,
             network=network,
@@ -304,7 +348,8 @@ class Cluster:
             except Exception:
                 log.exception("stopping: %s failed", name)
             log.info("stopped: %s (%.0f ms)", name, 1000 * (time.monotonic() - began))
-        await asyncio.to_thread(self._zygote.stop)
+        if self._zygote is not None:
+            await asyncio.to_thread(self._zygote.stop)
         for holder in self._held:
             holder.close()
         if self._slice:
@@ -338,6 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sampan.cluster", description="Run a cluster in a directory.")
     parser.add_argument("--directory", required=True, type=Path)
     parser.add_argument("--network", choices=MODES, default=AUTO, help="what pods have (see the guide)")
+    parser.add_argument("--warm", action="store_true", help="have Python's libraries ready before the first pod comes")
     parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this ends")
     arguments = parser.parse_args(argv)
     if arguments.with_parent:
@@ -356,13 +402,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AlreadyRunning as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    from sampan.cluster.kubelet.zygote import Zygote
-
-    # First of all: it imports the common libraries while we start, on the other core.
-    zygote = Zygote.start()
     phases.done("interpreter")
-    cluster = Cluster(directory, zygote, phases, held, arguments.network)
+    cluster = Cluster(directory, phases, held, arguments.network, warm=arguments.warm)
     try:
+        cluster.prepare()
         _run(cluster.run())
     except NetworkRefused as error:
         log.error("%s", error)

@@ -55,14 +55,22 @@ class Pki:
     def ensure(self, addresses: tuple[str, ...] = ("127.0.0.1",)) -> None:
         """Make what is missing. The server's certificate is made anew when it lacks one of `addresses`."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        wanted = "\n".join(addresses).encode()
-        names = ("ca.crt", "ca.key", "admin.crt", "admin.key", "sa.key", "sa.pub")
-        if not all(self.path(name).exists() for name in names):
+        if not self._has_keys():
             _make_all(self)
             self.path("server.names").unlink(missing_ok=True)
-        if not self.path("server.names").exists() or self.read("server.names") != wanted:
+        if not self.is_whole(addresses):
             _make_server(self, addresses)
-            write_private(self.path("server.names"), wanted)
+            write_private(self.path("server.names"), "\n".join(addresses).encode())
+
+    def is_whole(self, addresses: tuple[str, ...]) -> bool:
+        """Whether `ensure` has nothing to do."""
+        if not self._has_keys() or not self.path("server.names").exists():
+            return False
+        return self.read("server.names") == "\n".join(addresses).encode()
+
+    def _has_keys(self) -> bool:
+        names = ("ca.crt", "ca.key", "admin.crt", "admin.key", "sa.key", "sa.pub")
+        return all(self.path(name).exists() for name in names)
 
     def server_context(self) -> ssl.SSLContext:
         """TLS for the server: a client certificate is asked for, not demanded."""

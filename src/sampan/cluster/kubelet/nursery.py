@@ -1,4 +1,6 @@
-"""The zygote process: imports the common libraries, then forks a supervisor for every container start.
+"""The zygote process: forks a supervisor for every container start, and has the common libraries imported for them.
+
+The imports begin when it is told to, or with the first container: a cluster without pods does not keep them in memory.
 
 Runs as `python -m sampan.cluster.kubelet.nursery FD`; lives until the other end of FD closes.
 """
@@ -32,7 +34,8 @@ def main() -> None:
 
 def _serve(control: socket.socket, libraries: list[str]) -> Program:
     """Import and serve, requests first. Returns only in a container."""
-    waiting = list(libraries)
+    waiting: list[str] = []
+    asleep = list(libraries)
     patient: list[tuple[dict[str, Any], list[int]]] = []
     poller = select.poll()
     poller.register(control, select.POLLIN)
@@ -54,6 +57,10 @@ def _serve(control: socket.socket, libraries: list[str]) -> Program:
             if received is None:
                 os._exit(0)
             message, fds = received
+        if "prepare" in message or "argv" in message:
+            waiting, asleep = waiting + asleep, []
+        if "prepare" in message:
+            continue
         if "probe" in message:
             _probe(control, fds)
             continue

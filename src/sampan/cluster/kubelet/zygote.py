@@ -144,7 +144,8 @@ class Container:
 
 
 class Zygote:
-    """The warm parent. Start it early; `start()` returns before its imports are done."""
+    """The parent of containers. It imports the libraries when told to (`warm`), or with the first container: until
+    then it takes little memory."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
         self._process = process
@@ -171,6 +172,10 @@ class Zygote:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def warm(self) -> None:
+        """Have the libraries imported from now on."""
+        self._send({"prepare": True})
 
     def _send(self, message: dict[str, Any], *fds: int) -> None:
         with self._lock:
