@@ -298,6 +298,37 @@ async def test_an_outage_is_a_miss_and_ends_with_the_server_back(own_redis: Any)
         assert await cache.get("a") == b"3"
 
 
+async def test_resets_are_misses_and_nothing_stale_is_kept(redis_server: Any, key: str) -> None:
+    with FaultProxy(("127.0.0.1", redis_server.port)) as proxy:
+        through = f"redis://127.0.0.1:{proxy.port}/0"
+        async with replicas(1, through, Local(seconds=60)) as (near,), replicas(1, redis_server.uri) as (far,):
+            for number in range(5):
+                await far.cache.set(key, b"%d" % number, 60)
+                if number == 3:
+                    proxy.reset_after(20)  # in the middle of an answer
+                async with asyncio.timeout(20):
+                    while (found := await near.cache.get(key)) != b"%d" % number:
+                        assert found is None or found == b"%d" % (number - 1)  # the news are on their way
+                proxy.reset_all()
+                assert await near.cache.get(key) in (None, b"%d" % number)
+
+
+async def test_a_server_whose_memory_is_full_stores_nothing_and_fails_nobody(own_redis: Any) -> None:
+    async with replicas(1, own_redis.uri) as (replica,):
+        cache = replica.cache
+        await cache.set("before", b"1", 60)
+        await cache.level.redis.config_set("maxmemory", "1")
+        await cache.set("after", b"2", 60)
+        assert replica.count("redis", "SET", "error") == 1
+        await asyncio.sleep(1.1)  # an error keeps the server alone for a second
+        assert await cache.get("before") == b"1"
+        assert await cache.get_or_load("after", Loads(b"3"), ttl=60) == b"3"
+        await cache.level.redis.config_set("maxmemory", "0")
+        await asyncio.sleep(1.1)
+        await cache.set("after", b"4", 60)
+        assert await cache.get("after") == b"4"
+
+
 async def test_a_half_open_connection_costs_half_a_second_and_closes_the_local_level(
     redis_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

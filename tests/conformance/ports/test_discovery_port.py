@@ -248,6 +248,24 @@ async def test_resets_on_the_way_lose_no_change(own: Any) -> None:
     await place.registry.close()
 
 
+async def test_a_half_open_connection_is_noticed_by_its_silence(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sampan.service.coordination.etcd.SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("sampan.service.coordination.consul.WAIT_SECONDS", 1)
+    place = Place(own.uri)
+    with FaultProxy(("127.0.0.1", own.port)) as proxy:
+        through = opened(own.uri.replace(str(own.port), str(proxy.port)))
+        async with following(through, place.service) as (balancer, _):
+            one = await place.add(1)
+            await until(lambda: balancer.urls == [one.url], "the watch")
+            proxy.blackhole = True
+            two = await place.add(2)
+            await asyncio.sleep(0.3)
+            proxy.blackhole = False  # what was swallowed stays lost, and the connection open
+            await until(lambda: two.url in balancer.urls, "the instance whose news were swallowed")
+        await through.close()
+    await place.registry.close()
+
+
 async def test_what_is_not_renewed_ends_by_itself(own: Any) -> None:
     option = "lease=1" if own.uri.startswith("etcd") else "ttl=1"
     place = Place(f"{own.uri}?{option}")

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from aiohttp import web
 from google.protobuf import json_format
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -80,6 +80,10 @@ class Collector:
         self.requests.append(ExportTraceServiceRequest.FromString(body))
         return ExportTraceServiceResponse().SerializeToString()
 
+    async def take_logs_by_grpc(self, body: bytes, context: Any) -> bytes:
+        self.requests.append(ExportLogsServiceRequest.FromString(body))
+        return ExportLogsServiceResponse().SerializeToString()
+
 
 def _hex_to_base64(body: bytes) -> str:
     """OTLP/JSON writes ids in hexadecimal where protobuf's own JSON has base64."""
@@ -111,12 +115,13 @@ async def collector() -> AsyncIterator[Collector]:
     await site.start()
     made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     server = grpc.aio.server()
-    handler: Any = grpc.unary_unary_rpc_method_handler(made.take_grpc)
+    taken: Any = {"trace.v1.TraceService": made.take_grpc, "logs.v1.LogsService": made.take_logs_by_grpc}
     server.add_generic_rpc_handlers(
-        (
+        tuple(
             grpc.method_handlers_generic_handler(
-                "opentelemetry.proto.collector.trace.v1.TraceService", {"Export": handler}
-            ),
+                f"opentelemetry.proto.collector.{name}", {"Export": grpc.unary_unary_rpc_method_handler(take)}
+            )
+            for name, take in taken.items()
         )
     )
     made.grpc = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from sampan.service.telemetry import export, tracing
 from sampan.service.telemetry.context import CURRENT, from_headers
+from tests.faults import FaultProxy
 from tests.service.telemetry.conftest import Collector, Exporting, said, until
 
 OUTAGE = "http://127.0.0.1:9"  # nobody listens there
@@ -120,6 +121,52 @@ async def test_a_batch_is_given_up_in_the_end(exporting: Exporting, monkeypatch:
         work(4)
         dropped = registry.counter("telemetry_dropped_total", "", ("signal", "reason"))
         await until(lambda: dropped.value("traces", "unreachable") == 4)
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_a_bad_way_to_the_collector(collector: Collector, exporting: Exporting, protocol: str) -> None:
+    """Latency, resets, a half-open connection: what came and what was dropped are all there was; nobody waits."""
+    target = collector.grpc if protocol == "grpc" else collector.url
+    with FaultProxy(("127.0.0.1", int(target.rpartition(":")[2]))) as proxy:
+        async with exporting(proxy.url, protocol=protocol, timeout=0.5, queue=200, batch=50) as (exporter, registry):
+            work(20)
+            await until(lambda: len(collector.spans) == 20)
+            proxy.latency = 0.05
+            work(20)
+            await until(lambda: len(collector.spans) == 40)
+            proxy.latency = 0.0
+            proxy.refuse = True
+            proxy.reset_all()
+            work(20)
+            await asyncio.sleep(0.3)
+            proxy.refuse = False
+            await until(lambda: len(collector.spans) >= 60)
+            proxy.blackhole = True
+            started = time.monotonic()
+            work(500)
+            assert time.monotonic() - started < 0.4  # a time-out of the exporter is none of ours
+            assert len(exporter.queue) <= 200
+            proxy.reset_all()
+            proxy.blackhole = False
+            sent = registry.counter("telemetry_exported_total", "", ("signal",))
+            lost = registry.counter("telemetry_dropped_total", "", ("signal", "reason"))
+            await until(lambda: sent.value("traces") + sum(lost.values.values()) == 560)
+            assert lost.value("traces", "queue_full") >= 250
+            assert len({span.span_id for span in collector.spans}) >= sent.value("traces") >= 200
+
+
+async def test_the_end_does_not_wait_for_a_collector_that_is_silent(collector: Collector, exporting: Exporting) -> None:
+    with FaultProxy(("127.0.0.1", int(collector.url.rpartition(":")[2]))) as proxy:
+        proxy.blackhole = True
+        async with exporting(proxy.url) as (exporter, registry):
+            work(3)
+            await until(lambda: proxy.connections)
+            started = time.monotonic()
+            await exporter.stop()
+            assert time.monotonic() - started < 10
+            assert not exporter.queue
+            dropped = registry.counter("telemetry_dropped_total", "", ("signal", "reason"))
+            assert sum(dropped.values.values()) == 3
 
 
 async def test_the_end_sends_what_is_left(collector: Collector, exporting: Exporting) -> None:

@@ -158,11 +158,13 @@ def test_structlog_without_a_configuration_writes_our_lines() -> None:
     assert last == "event='my own way'"  # who configures it has it as configured
 
 
-async def test_log_records_over_otlp(collector: Collector, exporting: Exporting) -> None:
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
+async def test_log_records_over_otlp(collector: Collector, exporting: Exporting, protocol: str) -> None:
     captured = Captured("hunter2-secret")
     logger = logging.getLogger("orders.otlp")
     logger.propagate, logger.handlers = False, [JsonHandler(captured.output)]
-    async with exporting(f"{collector.url}/v1/logs", "logs") as (exporter, _):
+    url = collector.grpc if protocol == "grpc" else f"{collector.url}/v1/logs"
+    async with exporting(url, "logs", protocol=protocol) as (exporter, _):
         captured.output.exporter = exporter
         CURRENT.set(Context("a" * 32, "b" * 16))
         try:

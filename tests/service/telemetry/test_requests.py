@@ -319,7 +319,7 @@ async def test_paths_are_templates(serving: Any, make: Any, routes: dict[str, st
     async with serving(make()) as served:
         for number, path in enumerate((*routes, *routes), 1):
             await get(served.url + path)
-            await until(lambda number=number: sum(served.middleware.requests.values.values()) == number)
+            await until(lambda number=number: sum(served.middleware.requests.values.values()) == number)  # type: ignore[misc]
         served.middleware.flush()
         assert [span.route for span in served.middleware.spans] == [*routes.values()] * 2
 

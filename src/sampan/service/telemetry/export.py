@@ -53,6 +53,7 @@ class Exporter:
         self._task: asyncio.Task[None] | None = None
         self._ends = 0.0  # when, on the monotonic clock, everything must be over; 0: not stopping
         self._failing = False
+        self._in_hand = 0  # entries taken from the queue whose fate is open
 
     def offer(self, entry: Entry) -> None:
         waiting = len(self.queue)
@@ -98,9 +99,10 @@ class Exporter:
         if self._task is not None:
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                 await asyncio.wait_for(self._task, _STOP_SECONDS + 0.2)
-        if self.queue:
-            self.drop("shutdown", len(self.queue))
+        if left := len(self.queue) + self._in_hand:
+            self.drop("shutdown", left)
             self.queue.clear()
+            self._in_hand = 0
         await self.transport.close()
 
     async def _run(self) -> None:
@@ -127,6 +129,8 @@ class Exporter:
                     await self._deliver(body, count)
             except Exception:  # a defect of ours must not end the export, nor the service
                 log.exception("export of %s", self.target.signal)
+                self.drop("failed", self._in_hand)
+            self._in_hand = 0
 
     async def _take(self) -> tuple[int, bytes]:
         """The next batch: how many entries, and the request that holds them."""
@@ -134,7 +138,7 @@ class Exporter:
         ours, queue, count = scoped.setdefault(self.scope, []), self.queue, 0
         while queue and count < self._batch:
             entry = queue.popleft()
-            count += 1
+            self._in_hand = count = count + 1
             if type(entry) is bytes:
                 ours.append(entry)
                 continue
