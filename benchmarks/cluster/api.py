@@ -1,5 +1,8 @@
 """The API of the embedded cluster beside the real control plane, both running all the while, asked in turns.
 
+`ready` is the time from the command to the first answered request of the administrator, from an empty directory.
+Memory is that of what answers the API and runs the controllers, of both sides: of ours one process, which is kubelet
+and proxy besides; a row of its own adds what the embedded cluster has further, the zygote of pods and Envoy.
 Every mutation is durable before it is acknowledged on both sides (etcd's fsync on). Objects are ConfigMaps of about
 1 kB, which no controller acts on; `pod template` rows take an object with a large schema. Latencies are in ms.
 """
@@ -48,6 +51,7 @@ def _measure(ours: Side, peer: Side) -> Iterator[Row]:
     yield _plain("ready", "s", *_starts(ours, peer))
     time.sleep(3)  # what follows readiness is over; both are idle
     yield _plain("idle-memory", "MB", ours.memory(), peer.memory())
+    yield _plain("idle-memory, with zygote and Envoy", "MB", ours.memory(whole=True), peer.memory(whole=True))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield from runner.run(_mutations(ours, peer))
         yield runner.run(_fanout(ours, peer))

@@ -56,10 +56,12 @@ class Side:
         assert self.target is not None
         return Wire(self.target.kubeconfig)
 
-    def memory(self) -> float:
-        """MB (10^6) of all processes, their children too; what several share counts once (PSS)."""
+    def memory(self, *, whole: bool = False) -> float:
+        """MB (10^6) of what answers the API and runs the controllers: etcd, kube-apiserver and kube-controller-manager;
+        of ours the one process that is all of that, and kubelet and proxy too. `whole`: with every child, which are
+        ours alone: the zygote and Envoy. What several processes share counts once (PSS)."""
         assert self.target is not None
-        return sum(_tree_memory(process.pid) for process in self.target.processes) / 1e6
+        return sum(_memory(process.pid, children=whole) for process in self.target.processes) / 1e6
 
 
 def ours(directory: Path) -> Side:
@@ -109,14 +111,14 @@ def answers(kubeconfig: Path, path: str, seconds: float = 120) -> None:
     raise RuntimeError(f"{path} was not answered within {seconds:g} s")
 
 
-def _tree_memory(pid: int) -> int:
-    """PSS in bytes of a process and all it started."""
+def _memory(pid: int, *, children: bool) -> int:
+    """PSS in bytes of a process, and of all it started."""
     total = 0
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total = int(line.split()[1]) * 1024
-        for task in Path(f"/proc/{pid}/task").iterdir():
+        for task in Path(f"/proc/{pid}/task").iterdir() if children else ():
             for child in (task / "children").read_text().split():
-                total += _tree_memory(int(child))
+                total += _memory(int(child), children=True)
     return total
