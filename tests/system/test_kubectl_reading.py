@@ -114,7 +114,7 @@ READS: dict[str, tuple[str, ...]] = {
     "get pdb": (r"web +1 +N/A +1 ",),
     "get ct": (r"NAME +SPEC +REPLICAS +AGE\n", r"mine +\* \* \* \* \*/5 +1 "),
     "get crd": (r"NAME +CREATED AT\n", r"crontabs.stable.example.com +20\d\d-"),
-    "get role,rolebinding,sa": (r"role\S+/reader +20", r"rolebinding\S+/reader +Role/reader ", r"account/robot +0 "),
+    "get role,rolebinding,sa": (r"role\S+/reader +20", r"rolebinding\S+/reader +Role/reader ", r"account/robot +\d"),
     "get --raw /healthz": (r"^ok$",),
     "get --raw /apis/apps/v1/namespaces/default/deployments/web/scale": (r'"kind": ?"Scale"',),
     "describe deployment web": (
@@ -222,7 +222,7 @@ def _words(command: str) -> list[str]:
 REFUSALS: dict[str, tuple[int, str]] = {
     "get pod nothere": (1, 'Error from server (NotFound): pods "nothere" not found'),
     "get nothing": (1, 'error: the server doesn\'t have a resource type "nothing"'),
-    "get pods -l a=b=c": (1, "unable to parse requirement"),
+    "get pods -l a=b=c": (1, "found '=', expected: ',' or 'end of string'"),
     "get pods --field-selector=spec.colour=red": (1, "field label not supported: spec.colour"),
     "get deployments web nothere": (1, 'deployments.apps "nothere" not found'),
     "describe pod nothere": (1, 'Error from server (NotFound): pods "nothere" not found'),

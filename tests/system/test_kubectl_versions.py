@@ -113,11 +113,13 @@ def test_inside_pods(old: System, tmp_path: Path) -> None:
     assert old.kubectl("exec", "-i", "deployment/web", "--", "cat", stdin="through") == "through"
     assert old.run_kubectl("exec", "deployment/web", "--", "sh", "-c", "exit 3").returncode == 3
     pod = old.kubectl("get", "pods", "-l", "app=web", "--field-selector=status.phase=Running", "-o", "name").split()[0]
-    name, there = pod.removeprefix("pod/"), tmp_path / "there"
+    name = pod.removeprefix("pod/")
+    there = f"/tmp/{name}"  # which is the pod's own where it may be
     (tmp_path / "here").write_text("copied")
     old.kubectl("cp", str(tmp_path / "here"), f"{name}:{there}")
     old.kubectl("cp", f"{name}:{there}", str(tmp_path / "back"))
     assert (tmp_path / "back").read_text() == "copied"
+    old.kubectl("exec", name, "--", "rm", there)
     forward = subprocess.Popen(
         [old.program, "port-forward", pod, ":8080"], env=old.environment, stdout=subprocess.PIPE, text=True
     )

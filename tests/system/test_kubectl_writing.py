@@ -101,7 +101,8 @@ def test_apply_merges_three_ways(cluster: System, small: tuple[str, str]) -> Non
 
 def test_diff_tells_by_its_exit_code(cluster: System, small: tuple[str, str]) -> None:
     name, manifest = small
-    for form in ((), ("--server-side", "--force-conflicts")):
+    # Its own manager, `kubectl`, would write the note of `kubectl apply` anew.
+    for form in ((), ("--server-side", "--force-conflicts", "--field-manager=another")):
         same = cluster.run_kubectl("diff", *form, "-f", "-", stdin=manifest)
         assert (same.returncode, same.stdout) == (0, ""), same
     changed = cluster.run_kubectl("diff", "-f", "-", stdin=manifest.replace("red", "blue"))
