@@ -24,6 +24,7 @@ class Grant:
     database: Handle | None = None
     commit: str = "handled"
     batch: int = 0
+    timeout: float | None = 300.0
     location: Location = field(default_factory=here, compare=False)
 
 

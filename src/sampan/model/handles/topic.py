@@ -73,6 +73,7 @@ class Topic(Handle, Generic[E]):
         database: Database | None = None,
         commit: Literal["handled", "automatic"] = "handled",
         batch: int = 0,
+        timeout: float | None = 300.0,
     ) -> Grant:
         """Consume with `handler` ("module:function"). Instances and services of one `group` share the events.
 
@@ -80,6 +81,7 @@ class Topic(Handle, Generic[E]):
         events are handled at a time, those of one key never. `database` gives the handler its session or transaction;
         it need not be said where the service writes to one only. commit="automatic" acknowledges before handling: at
         most once, never tried again. `batch` is how many events at most a handler that takes a list is given (100).
+        A handler that takes longer than `timeout` seconds is cancelled and has failed; None: it may take for ever.
         """
         return self._grant(
             "subscribe",
@@ -90,4 +92,5 @@ class Topic(Handle, Generic[E]):
             database=database,
             commit=commit,
             batch=batch,
+            timeout=timeout,
         )

@@ -118,6 +118,7 @@ def bind_consumers(process: Process) -> None:
                 attempts=grant.attempts,
                 batch=grant.batch,
                 commit=grant.commit,
+                timeout=grant.timeout,
             )
         except ValueError as error:
             raise StartError(str(error)) from error

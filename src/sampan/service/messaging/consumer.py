@@ -17,6 +17,7 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -28,7 +29,7 @@ from sampan.service.messaging.lasttries import LastTries
 from sampan.service.messaging.letters import letter
 from sampan.service.messaging.port import ACK_SECONDS, ONLY_GROUP, Broker, Delivery, Subscription
 from sampan.service.telemetry import tracing
-from sampan.service.telemetry.context import CURRENT, arrived, from_headers
+from sampan.service.telemetry.context import CURRENT, Context, arrived, from_headers
 from sampan.service.telemetry.metrics import Registry
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Consumer:
         attempts: int = 5,
         batch: int = 0,
         commit: str = "handled",
+        timeout: float | None = 300.0,
     ) -> None:
         self.broker, self.topic, self.type, self.group = broker, topic, type, group
         self.handler = Handler(function)
@@ -76,6 +78,11 @@ class Consumer:
         self.concurrency, self.attempts = max(1, concurrency), max(1, attempts)
         self.batch = max(1, batch or _BATCH) if self.handler.batches else 1
         self.automatic = commit == "automatic"
+        if timeout is not None and not timeout > 0:
+            raise ValueError(
+                f"the subscription to topic {topic!r} has timeout={timeout}: write seconds above 0, or None for no end"
+            )
+        self.timeout = timeout
         self.inbox = f"{topic}/{group}"
         labels = ("topic", "group")
         self.consumed = registry.counter("messages_consumed_total", "Deliveries handled.", (*labels, "outcome"))
@@ -229,14 +236,16 @@ class Consumer:
         """Handle a whole batch at once. False when that failed, and each has to show for itself."""
         started = time.perf_counter()
         ids = [delivery.id for delivery, _ in good]
-        CURRENT.set(from_headers({}))
+        context = from_headers({})
+        CURRENT.set(context)
         came = [arrived(delivery.headers) for delivery, _ in good]
         links = [(trace, parent) for trace, parent, _ in came if parent]
         attributes = {**self._attributes, "messaging.batch.message_count": len(good)}
         await self.broker.alone.enter()
         try:
             with tracing.span(f"process {self.topic}", tracing.CONSUMER, attributes, links=links):
-                known = await self.handler.run_many(self.database, self.inbox, [event for _, event in good], ids)
+                async with self._limit(context):
+                    known = await self.handler.run_many(self.database, self.inbox, [event for _, event in good], ids)
         except Exception as error:
             log.info("a batch of %s failed, its events one by one: %s", self.topic, error)
             return False
@@ -277,16 +286,33 @@ class Consumer:
 
     async def _try(self, delivery: Delivery, event: Any) -> bool:
         started = time.perf_counter()
-        CURRENT.set(from_headers(delivery.headers))
+        context = from_headers(delivery.headers)
+        CURRENT.set(context)
         try:
             attributes = {**self._attributes, "messaging.message.id": delivery.id}
             with tracing.span(f"process {self.topic}", tracing.CONSUMER, attributes):
-                await self.handler.run(self.database, self.inbox, event, delivery.id)
+                async with self._limit(context):
+                    await self.handler.run(self.database, self.inbox, event, delivery.id)
         except Duplicate:
             return await self._finish(delivery, "duplicate", time.perf_counter() - started)
         except Exception as error:
             return await self._failed(delivery, error, time.perf_counter() - started)
         return await self._finish(delivery, "ok", time.perf_counter() - started)
+
+    @contextlib.asynccontextmanager
+    async def _limit(self, context: Context) -> AsyncIterator[None]:
+        """What a handler asks of others has as long as the handler itself; what comes after it has no deadline."""
+        context.deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        limit = asyncio.timeout(self.timeout)
+        try:
+            async with limit:
+                yield
+        except TimeoutError as error:
+            if limit.expired():
+                raise TimeoutError(f"the handler took longer than {self.timeout:g} s") from error
+            raise
+        finally:
+            context.deadline = None
 
     async def _failed(self, delivery: Delivery, error: Exception, seconds: float) -> bool:
         attempt = delivery.attempt + delivery.tries
