@@ -22,6 +22,7 @@ from sampan.model import Application, Service
 from sampan.service.bindings import BindingError
 from sampan.service.http import endpoints
 from sampan.service.http.middleware import Middleware
+from sampan.service.http.order import documentation_last
 from sampan.service.lifecycle import STOP_SECONDS, Stage, StartFailure, readiness_check
 from sampan.service.process import Process, StartError, load_application, load_string, named
 from sampan.service.resilience.guards import guards
@@ -120,6 +121,7 @@ class Runner:
         self.watchdog.start()
         code = await self._start()
         if code is None:
+            documentation_last(self.middleware.app)  # its lifespan may have added routes
             self.readiness.started = True
             seconds = round(time.perf_counter() - started, 3)
             log.info("serving", extra={"port": self.port, "start_seconds": seconds, "pid": os.getpid()})

@@ -135,10 +135,11 @@ class Cycle(RequestResponseCycle):
         if length is None and chunked is None and not bodiless:
             chunked = True
             lines += b"transfer-encoding: chunked\r\n"
+        parts = [STATUS_LINE[status], self.protocol.default_lines(), lines]
         if ready is not None:
-            lines += message["sampan.line"]
-            lines += ready.block if present is None else ready.without(present)
-        head = b"%b%b%b\r\n" % (STATUS_LINE[status], self.protocol.default_lines(), lines)
+            parts += (message["sampan.line"], ready.block if present is None else ready.without(present))
+        parts.append(b"\r\n")
+        head = b"".join(parts)
         self.chunked_encoding = bool(chunked)
         self.expected_content_length = length or 0
         self.response_started, self.waiting_for_100_continue = True, False

@@ -28,6 +28,8 @@ from sampan.service.telemetry.imports import when_imported
 from sampan.service.telemetry.metrics import Registry
 
 _propagator: Final = W3CBaggagePropagator()
+_current: Final = CURRENT.get
+_put: Final = dict.__setitem__  # theirs refuses to be changed once it is made
 
 
 class Span(trace.Span):
@@ -201,14 +203,15 @@ class Runtime(_RuntimeContext):
         self._attached: ContextVar[tuple[TheirContext, Context | None]] = ContextVar(
             "sampan_opentelemetry", default=(TheirContext(), None)
         )
+        self._look = self._attached.get
 
     def attach(self, context: TheirContext) -> Any:
         ours = _ours(context)
         return self._attached.set((context, ours)), CURRENT.set(ours)
 
     def get_current(self) -> TheirContext:
-        theirs, then = self._attached.get()
-        now = CURRENT.get()
+        theirs, then = self._look()
+        now = _current()
         if now is then:
             return theirs
         if now is None:
@@ -216,10 +219,11 @@ class Runtime(_RuntimeContext):
         known = now.joined
         if known is not None and known[0] is theirs:
             return known[1]  # type: ignore[no-any-return]
-        joined: dict[str, object] = {**theirs, _SPAN_KEY: Span(now.span, now)}
+        made = TheirContext(theirs)
+        _put(made, _SPAN_KEY, Span(now.span, now))
         if now.baggage:
-            joined |= _baggage(now.baggage)
-        made = TheirContext(joined)
+            for key, value in _baggage(now.baggage).items():
+                _put(made, key, value)
         now.joined = theirs, made  # FastAPI asks for it several times a request
         return made
 
