@@ -310,7 +310,10 @@ class Cluster:
         ca = (self.directory / "pki" / "ca.crt").read_text()
         manager = controllers.manager(client, usage=kubelet.usage, volumes=self.directory / "volumes", ca=ca)
         server = ("127.0.0.1" if network is None else network.router, port)
-        proxy = Proxy(manager.cache, owned, self.directory / "proxy", api=server, ports=ingress, network=network)
+        proxy = Proxy(
+            manager.cache, owned, self.directory / "proxy", api=server, ports=ingress, network=network,
+            lazily=network is None and not self._warm,
+        )  # fmt: skip
         if network is not None:
             from sampan.cluster.network.enforcement import Enforcement
 

@@ -139,6 +139,27 @@ async def test_until_the_rules_are_known_it_is_503_not_404(
         await cache.stop()
 
 
+async def test_lazily_envoy_starts_with_the_first_service_and_carries_it(
+    tmp_path: Path, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
+) -> None:
+    objects.put(kinds.SERVICE, make.service("kubernetes", f"127.{addresses.number}.128.1"))
+    cache = Cache(Client(objects))
+    proxy = Proxy(cache, addresses, tmp_path / "proxy", lazily=True)
+    await proxy.start()
+    try:
+        for kind in (kinds.SERVICE, kinds.INGRESS, kinds.POD):
+            await cache.informer(kind).wait_synced()
+        await asyncio.sleep(0.1)
+        assert proxy.envoy.pid is None, "nothing but the API's own Service"
+        await _services(objects, addresses, backends, make, "web")
+        objects.put(kinds.INGRESS, ingress("site", [rule(None, ("/", "Prefix", "web"))]))
+        assert await proxy.settled(20)
+        assert (await fetch(proxy.ingress_url))[0] == 200
+    finally:
+        await proxy.stop()
+        await cache.stop()
+
+
 async def test_tls_by_server_name(
     proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, tmp_path: Path
 ) -> None:

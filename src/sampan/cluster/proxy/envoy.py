@@ -114,6 +114,11 @@ class Envoy:
         process = self._process
         return process.pid if process and process.returncode is None else None
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` was called and has spawned it once."""
+        return self._keeper is not None
+
     async def start(self) -> None:
         """Start, and stay started: a dead Envoy is replaced. Returns when it has been spawned, not when it listens."""
         program = binary()

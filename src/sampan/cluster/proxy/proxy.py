@@ -22,7 +22,7 @@ from sampan.cluster.address import Slice, can_bind, keep_port
 from sampan.cluster.network.frontend import alias
 from sampan.cluster.proxy import ingress as ingresses
 from sampan.cluster.proxy import resources, services
-from sampan.cluster.proxy.envoy import Envoy
+from sampan.cluster.proxy.envoy import Envoy, binary
 from sampan.cluster.proxy.resources import Address, Resource
 from sampan.cluster.proxy.services import Plan, Port
 from sampan.kube import kinds
@@ -40,6 +40,7 @@ log = logging.getLogger("sampan.proxy")
 
 _SERVICE_LABEL = "kubernetes.io/service-name"
 _INGRESS = "ingress"
+_API = "default/kubernetes"
 _COALESCE = 0.002  # seconds: the events of one change arrive together
 _RETRY = 0.3  # seconds until a port in use is tried again
 _FALLBACK = 10_000  # added to a port that may not be bound
@@ -52,7 +53,8 @@ def _service_of(piece: Object) -> list[str]:
 
 class Proxy:
     """Runs Envoy in `directory` for the cluster that `cache` follows. `api` is where the API server listens; `ports`
-    are the ingress's, plain and TLS, which the caller holds: without them it reserves two."""
+    are the ingress's, plain and TLS, which the caller holds: without them it reserves two. With `lazily`, Envoy starts
+    when there is something to carry: a Service (but the API's own), an Ingress, or a pod that may call the API's."""
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class Proxy:
         api: tuple[str, int] | None = None,
         ports: tuple[int, int] | None = None,
         network: PodNetwork | None = None,
+        lazily: bool = False,
     ) -> None:
         self.client = cache.client
         self.addresses = addresses
@@ -78,6 +81,7 @@ class Proxy:
         self._slices = cache.informer(kinds.ENDPOINT_SLICE, indexes={"service": _service_of})
         self._ingresses = cache.informer(kinds.INGRESS)
         self._secrets = cache.informer(kinds.SECRET, fields="type=kubernetes.io/tls")
+        self._pods = cache.informer(kinds.POD) if lazily else None
         self._plans: dict[str, Plan] = {}
         self._clusters: dict[str, Resource] = {}
         self._files: dict[str, str] = {}  # cluster -> its endpoints file
@@ -100,7 +104,8 @@ class Proxy:
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start Envoy and follow the cluster. Returns when Envoy has been spawned. Raises EnvoyMissing."""
+        """Start Envoy and follow the cluster. Returns when Envoy has been spawned, if that is not put off. Raises
+        EnvoyMissing."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.ingress_port:
             self.ingress_port = self._reserve("ingress-port", 8080)
@@ -109,7 +114,11 @@ class Proxy:
         self._write("cds/clusters.json", resources.CLUSTER, "cluster_manager.cds", [])
         self._write("rds/ingress.json", resources.ROUTES, "", [ingresses.unknown_yet(_INGRESS)])
         self._write_listeners()
-        await self.envoy.start()
+        if self._pods is None:
+            await self.envoy.start()
+        else:
+            binary()  # or it were missed later
+            self._pods.add_handler(lambda old, new: self._wake.set() if not self.envoy.started else None)
         self._services.add_handler(lambda old, new: self._mark(key_of(new or old or {})))
         self._slices.add_handler(self._slice_changed)
         self._ingresses.add_handler(lambda old, new: self._mark_ingress())
@@ -120,7 +129,11 @@ class Proxy:
 
     @property
     def _informers(self) -> tuple[Informer, ...]:
-        return (self._services, self._slices, self._ingresses, self._secrets)
+        pods = (self._pods,) if self._pods is not None else ()
+        return (self._services, self._slices, self._ingresses, self._secrets, *pods)
+
+    def _has_work(self) -> bool:
+        return bool(set(self._plans) - {_API} or self._ingresses.list() or (self._pods and self._pods.list()))
 
     async def stop(self) -> None:
         tasks = [task for task in (self._task, *self._statuses) if task]
@@ -160,6 +173,8 @@ class Proxy:
             return True
         for key in touched:
             self._reconcile_endpoints(key)
+        if not self.envoy.started:
+            return True
         names = [port.cluster for key in touched if key in self._plans for port in self._plans[key].ports]
         waiting = [(f"cluster.{name}", self._versions[name]) for name in names if name in self._versions]
         return await self.envoy.applied(waiting, timeout) if waiting else True
@@ -202,6 +217,8 @@ class Proxy:
             self._wake.clear()
             try:
                 self._reconcile()
+                if not self.envoy.started and self._has_work():
+                    await self.envoy.start()
             except Exception:
                 log.exception("proxy: reconciling failed")
 
@@ -261,7 +278,7 @@ class Proxy:
             if file is None:
                 continue
             wanted = tuple(services.ready_addresses(port, slices, draining))
-            if not wanted and key == "default/kubernetes" and self._api:
+            if not wanted and key == _API and self._api:
                 wanted = (Address(*self._api),)
             before = self._endpoints.get(port.cluster)
             if before == wanted:
