@@ -82,12 +82,14 @@ def _without_count(obj: Object) -> Object:
 
 
 def table(kind: Kind, objects: list[Object], metadata: Object, include: str, *, columns: bool = True) -> Object:
+    from sampan.cluster.apiserver.columns import has_columns
+
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": metadata,
         "columnDefinitions": [column.definition() for column in kind.columns] if columns else [],
-        "rows": _rows(kind, objects, include),
+        "rows": _rows(kind, objects, include) or ([] if kind.crd or has_columns(kind.resource) else None),
     }
 
 
@@ -97,7 +99,7 @@ def reshape(call: Call, answer: Answer) -> Answer:
     if not shape or call.kind is None:
         return answer
     value = answer.value()
-    if not isinstance(value, dict) or "metadata" not in value:
+    if not isinstance(value, dict) or "metadata" not in value or value.get("kind") == "Status":
         return answer
     is_list = "items" in value
     resource = call.kind.resource
