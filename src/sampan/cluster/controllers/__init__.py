@@ -23,6 +23,7 @@ from sampan.cluster.controllers.everything import Everything
 from sampan.cluster.controllers.gc import GarbageCollector
 from sampan.cluster.controllers.job import JobController
 from sampan.cluster.controllers.namespace import NamespaceController
+from sampan.cluster.controllers.nodes import NodeTaints
 from sampan.cluster.controllers.podgc import PodCleaner
 from sampan.cluster.controllers.protection import VolumeProtection
 from sampan.cluster.controllers.replicaset import ReplicaSetController, ReplicationControllerController
@@ -70,6 +71,7 @@ def all_controllers(
         VolumePhase(),
         VolumeProtection(),
         PodCleaner(),
+        NodeTaints(),
         RoleAggregation(),
     ]
 
