@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-import zoneinfo
 from typing import Any, ClassVar
 
 from sampan.cluster.apiserver.registry.advice import pod_spec_advice
@@ -175,6 +174,8 @@ class CronJob(TableStrategy):
                     "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
                 )
             else:
+                import zoneinfo  # with what it imports in turn, for a field that is seldom there
+
                 try:
                     zoneinfo.ZoneInfo(zone)
                 except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
