@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -52,6 +53,17 @@ def _not_base64(text: str) -> str | None:
     return None
 
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+_LAYOUT = "2006-01-02T15:04:05Z07:00"
+
+
+def _not_a_time(text: str) -> str | None:
+    if _TIME.fullmatch(text):
+        return None
+    shown = json.dumps(text, ensure_ascii=False)
+    return f'parsing time {shown} as "{_LAYOUT}": cannot parse {shown} as "2006"'
+
+
 _QUANTITY = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 
 
@@ -60,7 +72,9 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
     faults: list[str] = []
 
     def walk(node: Schema, value: Any, path: str) -> None:
-        if value is not None and isinstance(value, dict | list) and (node.format == "quantity" or node.int_or_string):
+        if isinstance(value, dict | list if node.format == "quantity" else dict) and (
+            node.format == "quantity" or node.int_or_string
+        ):
             faults.append(f"{path}: expected any scalar, got {json_word(value)}")
             return
         if value is None or node.open or node.format == "quantity" or node.int_or_string or not node.type:
@@ -141,6 +155,8 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
                 return None
             found = json_word(wrong[0])
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type uint8"
+        if node.format == "date-time" and isinstance(value, str) and (fault := _not_a_time(value)):
+            return fault
         if not fits(value, node.type):
             found = json_word(value)
             if node.type == "integer" and isinstance(value, float):

@@ -264,9 +264,10 @@ from sampan.kube.validation import (  # noqa: E402 - the checks need the class a
     prune,
     unknown_fields,
     validate,
+    without_nulls,
 )
 
 __all__ = [
     "ANYTHING", "UNSET", "Library", "Schema", "UnsetType", "apply_defaults", "canonical", "for_kind",
-    "load", "prune", "unknown_fields", "validate",
+    "load", "prune", "unknown_fields", "validate", "without_nulls",
 ]  # fmt: skip

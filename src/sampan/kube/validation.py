@@ -422,6 +422,22 @@ def apply_defaults(schema: Schema, obj: Any) -> Any:
     return obj
 
 
+def without_nulls(schema: Schema, obj: Any) -> Any:
+    """A copy without the nulls a structural schema neither allows nor has a default for."""
+    if isinstance(obj, dict):
+        kept = {}
+        for name, item in obj.items():
+            child = schema.properties.get(name) or schema.values
+            if child is None or not child.structural:
+                kept[name] = item
+            elif item is not None or child.nullable or child.default is not UNSET:
+                kept[name] = without_nulls(child, item)
+        return kept
+    if isinstance(obj, list):
+        return [without_nulls(schema.items, item) for item in obj]
+    return obj
+
+
 def canonical(schema: Schema, obj: Any) -> Any:
     """A copy in canonical form: nulls dropped (kept where `nullable`), quantities, whole floats and times as upstream
     writes them, and no field that is left out when empty. Raises QuantityError for a quantity that is none."""

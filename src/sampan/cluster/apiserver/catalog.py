@@ -147,7 +147,7 @@ class Kind:
         if self.crd is not None:
             from sampan.kube import schema
 
-            return schema.prune(self.schema, conversion.convert(obj, self.resource))  # type: ignore[no-any-return]
+            return schema.without_nulls(self.schema, schema.prune(self.schema, conversion.convert(obj, self.resource)))  # type: ignore[no-any-return]
         return conversion.convert(obj, self.resource)
 
     def seen(self, obj: Object) -> Object:

@@ -12,7 +12,7 @@ from sampan.kube.objects import Object
 if TYPE_CHECKING:
     from sampan.kube.kinds import Resource
 
-__all__ = ["COLUMNS", "Column", "cells", "columns_for", "crd_columns", "human_duration"]
+__all__ = ["COLUMNS", "Column", "cells", "columns_for", "crd_columns", "has_columns", "human_duration"]
 
 COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
     **columns_workloads.COLUMNS,
@@ -25,6 +25,11 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
 def columns_for(resource: Resource) -> list[Column]:
     """The columns of a built-in kind; name and creation time for a kind without a row."""
     return list(COLUMNS.get((resource.group, resource.kind), (NAME, CREATED_AT)))
+
+
+def has_columns(resource: Resource) -> bool:
+    """Whether a built-in kind has columns of its own."""
+    return (resource.group, resource.kind) in COLUMNS
 
 
 def cells(columns: list[Column], obj: Object) -> list[Any]:

@@ -12,6 +12,7 @@ from sampan.cluster.apiserver.columns_base import (
     UNKNOWN,
     UNSET,
     Column,
+    Value,
     at,
     human_duration,
     number,
@@ -237,6 +238,11 @@ _METRICS = (
 )
 _TITLE_BOOL = {True: "true", False: "false"}
 
+
+def _as_text(value: Value) -> Value:
+    return lambda obj: str(value(obj))
+
+
 COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
     ("", "Node"): (
         NAME,
@@ -317,8 +323,8 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
     ),
     ("policy", "PodDisruptionBudget"): (
         NAME,
-        Column("Min Available", text("spec", "minAvailable", default="N/A")),
-        Column("Max Unavailable", text("spec", "maxUnavailable", default="N/A")),
+        Column("Min Available", _as_text(text("spec", "minAvailable", default="N/A"))),
+        Column("Max Unavailable", _as_text(text("spec", "maxUnavailable", default="N/A"))),
         Column("Allowed Disruptions", number("status", "disruptionsAllowed"), "integer"),
         AGE,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -96,13 +97,17 @@ class Deleter:
 
     async def delete(self, call: Call) -> Answer:
         kind, options = call.served, read_options(call)
-        if kind.resource.kind == "Job" and not {"propagationPolicy", "orphanDependents"} & options.keys():
-            call.warnings.append(LEFT)
+        self._advise(call, options)
         await self.server.gate.deletion(call, kind, self.server.store.table(kind.table).get(call.key))
         entry, removed = await self.remove(call, kind, call.key, options)
         if removed and kind.resource.kind not in RETURNED:
             return Answer(200, obj=_success(kind, entry.object))
         return Answer(200, obj=kind.outward(entry.object))
+
+    @staticmethod
+    def _advise(call: Call, options: Object) -> None:
+        if call.served.resource.kind == "Job" and not {"propagationPolicy", "orphanDependents"} & options.keys():
+            call.warnings.append(LEFT)
 
     async def remove(self, call: Call, kind: Kind, key: str, options: Object) -> tuple[Entry, bool]:
         """Delete one object, now or as far as may be: (its last version, whether it is gone). Raises 404, 409."""
@@ -134,7 +139,16 @@ class Deleter:
             await self.server.store.write(kind.table, key, lambda current: _still(mutate(current)))
         entry = await self.server.store.write(kind.table, key, mutate)
         assert entry is not None
+        if gone and kind.table == "/services":
+            await self._forget_endpoints(call, key)
         return entry, gone
+
+    async def _forget_endpoints(self, call: Call, key: str) -> None:
+        """The Endpoints of a service go with it, within the request."""
+        kind = self.server.catalog.find("", "v1", "endpoints")
+        with contextlib.suppress(ApiError):
+            if kind is not None:
+                await self.remove(call, kind, key, {})
 
     @staticmethod
     def _check_preconditions(kind: Kind, name: str, obj: Object, preconditions: dict[str, Any]) -> None:
@@ -161,6 +175,7 @@ class Deleter:
         kind = call.served
         entries, _, _ = self.server.reader.select(call)  # what is wrong with the selectors is said first
         options = read_options(call)
+        self._advise(call, options)
         revision = self.server.store.revision
         for entry in entries:
             try:
@@ -194,9 +209,11 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
     before = json_copy(obj["metadata"])
     metadata = obj["metadata"]
     finalizers = list(metadata.get("finalizers") or ())
-    asked = options.get("propagationPolicy") or options.get("orphanDependents") is not None
-    wanted = POLICIES.get(options.get("propagationPolicy", ""))
-    if options.get("orphanDependents") or (not asked and kind.resource.kind in ORPHANING):
+    asked = kind.resource.kind != "Event" and (
+        options.get("propagationPolicy") or options.get("orphanDependents") is not None
+    )  # nothing depends on events
+    wanted = POLICIES.get(options.get("propagationPolicy", "")) if asked else None
+    if (asked and options.get("orphanDependents")) or (not asked and kind.resource.kind in ORPHANING):
         wanted = ORPHAN
     if asked or wanted:
         finalizers = [one for one in finalizers if one not in {ORPHAN, FOREGROUND} or one == wanted]

@@ -219,8 +219,7 @@ class Subresources:
             if version and version != current["metadata"]["resourceVersion"]:
                 raise conflict("namespaces", call.name, STALE)
             finalizers = (wanted.get("spec") or {}).get("finalizers") or []
-            current["spec"] = {**(current.get("spec") or {}), "finalizers": finalizers}
-            return current
+            return {**json_copy(wanted), "spec": {"finalizers": finalizers}}
 
         return self.server.writer.answer(call, await self.server.writer.change(call, change))
 

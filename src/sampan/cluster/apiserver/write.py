@@ -118,6 +118,13 @@ class Writer:
 
         def change(current: Object) -> Object:
             patched = patching.patch(content, current, body, kind.schema)
+            if kind.crd is None and content == patching.STRATEGIC and isinstance(patched, dict):
+                # the types are known without being named
+                for name, value in (("apiVersion", kind.resource.api_version), ("kind", kind.resource.kind)):
+                    if patched.get(name) in (None, ""):
+                        patched[name] = value
+            if kind.crd is not None and isinstance(patched, dict) and patched.get("apiVersion") in (None, ""):
+                raise bad_request("Object 'apiVersion' is missing in 'object has no apiVersion field'")
             if kind.crd is None and isinstance(patched, dict) and patched.get("apiVersion") in (None, ""):
                 if call.query.get("fieldValidation", "Warn") == "Warn":
                     unknown = sorted(patched.keys() - {"apiVersion", "kind"})
@@ -209,6 +216,8 @@ class Writer:
         if metadata.get("resourceVersion"):
             raise bad_request("resourceVersion should not be set on objects to be created")
         base = metadata.get("generateName")
+        if kind.resource.kind == "LimitRange" and not base and not metadata.get("name"):
+            metadata["name"] = new_uid()  # the one kind that may go without a name
         generated = bool(base) and not metadata.get("name")
         for attempt in range(8):
             if generated:
@@ -247,7 +256,8 @@ class Writer:
                 admit(call, new, None)
             metadata_causes = causes_of(kind, new, name)
             causes = self._schema_causes(kind, new, None) + patching.scale_causes(kind, new)
-            self._refuse(kind, name, _all(metadata_causes, causes, lambda: kind.strategy.validate_create(new)))
+            own = lambda: kind.strategy.validate_create(new)  # noqa: E731
+            self._refuse(kind, name, _all(kind, metadata_causes, causes, own))
             self.server.gate.validate(call, new, None)
             call.warnings.extend(kind.strategy.warnings(new, None))
             if current is not None:  # last, as upstream: what is wrong with the object is said first
@@ -278,12 +288,24 @@ class Writer:
             self._check_versions(call, wanted, old)
             new = kind.inward(wanted) if kind.crd is None else wanted
             self._carry_over(call, kind, new, old)
-            new = self.settle(kind, new)
-            if not tracked:
-                patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource, kind)
+            if tracked and kind.crd is not None and _alike(new, old):
+                settled = new  # only its owners change: no defaults are added
+            else:
+                settled = self.settle(kind, new)
+            new = settled
+            if not tracked and kind.view is not None and call.subresource == "status":
+                # the owners of all that was sent may be unknowable, but of the status alone this one is another
+                sent = json_copy(new)
+                patching.track(old, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
+            else:
+                sent = None
             if kind.crd is not None and call.subresource == "status":  # nor by defaults
                 kept = {key: value for key, value in old.items() if key not in {"metadata", "status"}}
                 new = {**{key: new[key] for key in ("metadata", "status") if key in new}, **json_copy(kept)}
+            if sent is not None and not sent["metadata"].get("managedFields"):
+                new["metadata"].pop("managedFields", None)
+            elif not tracked:
+                patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource, kind)
             zeros.close(self._storage_schema(kind), new)
             kind.strategy.prepare_update(new, old, self.context(call, call.name))
             self.server.gate.mutate(call, new, old)
@@ -292,7 +314,7 @@ class Writer:
             metadata_causes = causes_of(kind, new, call.name) + finalizer_causes(new, old)
             causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
             more = lambda: kind.strategy.validate_update(new, old)  # noqa: E731
-            self._refuse(kind, call.name, _all(metadata_causes, causes, more))
+            self._refuse(kind, call.name, _all(kind, metadata_causes, causes, more))
             call.warnings.extend(kind.strategy.warnings(new, old))
             if call.subresource != "binding":  # where a pod runs is no change of what it is
                 self._bump(call, kind, new, old)
@@ -475,12 +497,14 @@ class Writer:
             new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
 
 
-def _all(metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:
+def _all(kind: Kind, metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:
     """Every fault at once. The kind's own checks run only where the types are right; what the schema requires is said
     only where they say nothing of the same field."""
     if any(cause.reason != "FieldValueRequired" for cause in typed):
         return metadata + typed
-    own = metadata + more()
+    own = more()
+    if not own or kind.resource.kind != "PodDisruptionBudget":  # of which upstream checks the metadata apart
+        own = metadata + own
     said = {cause.field for cause in own}
     owners = any(field.startswith("metadata.ownerReferences.") for field in said)
     return own + [
@@ -493,6 +517,15 @@ def _all(metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Caus
 def _versioned(obj: Object, entry: Entry) -> Object:
     """The metadata of `obj` under the version of `entry`."""
     return {**obj["metadata"], "resourceVersion": entry.object["metadata"]["resourceVersion"]}
+
+
+def _alike(new: Object, old: Object) -> bool:
+    """Whether two objects are the same but for who owns what of them."""
+
+    def unowned(obj: Object) -> Object:
+        return {**obj, "metadata": {key: item for key, item in obj["metadata"].items() if key != "managedFields"}}
+
+    return unowned(new) == unowned(old)
 
 
 def finished(obj: Object) -> bool:

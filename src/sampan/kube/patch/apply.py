@@ -45,6 +45,8 @@ def apply(
     managers = managed.load(entries)
     if live is not None and not managers and not entries:
         owned = managed.changes(schema, None, live)[0]
+        if subresource is None:
+            owned = {name: part for name, part in owned.items() if name != "f:status"}
         version = live.get("apiVersion", "")
         created = live["metadata"].get("creationTimestamp")
         managers[Manager("before-first-apply", UPDATE, version, subresource or "")] = Entry(

@@ -16,8 +16,15 @@ def apply(target: Any, patch: Any) -> Any:
         elif isinstance(value, dict):
             result[key] = apply(result.get(key), value)
         else:
-            result[key] = value
+            result[key] = _without_nulls(value)
     return result
+
+
+def _without_nulls(value: Any) -> Any:
+    """A list that replaces what was there, its maps without the fields that are null, as upstream's library does it."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def diff(before: Any, after: Any) -> Any:

@@ -22,7 +22,9 @@ _DECODED = re.compile(
     r"(?<=json: cannot unmarshal )(\w+(?: [-\d.]+)?) into Go (struct field|value) .*"
 )  # Go's names of types, of which no schema tells
 # what a pod or claim may not change is shown as a difference of Go structures
-_DIFFERENCE = re.compile(r"(?<=Forbidden: )((?:pod updates|spec is immutable|spec.persistentvolumesource is)[^\n]*)\n.*", re.DOTALL)
+_DIFFERENCE = re.compile(
+    r"(?<=Forbidden: )((?:pod updates|spec is immutable|spec.persistentvolumesource is)[^\n]*)\n.*", re.DOTALL
+)
 # a value shown as a Go structure that no schema describes
 _GO = re.compile(r'Invalid value: \{(?=.*("Spec":\{|"spec":|"Volumes":|"containers":)).*\}(?=: )')
 # the same of a list's element
@@ -74,14 +76,14 @@ def _own(body: Any) -> Any:
         return {"pages": [_own(page) for page in body["pages"]]}
     if isinstance(items := body.get("items"), list):
         return {**body, "items": [item for item in items if item["metadata"]["name"] in NAMES]}
-    if isinstance(rows := body.get("rows"), list):
+    if "rows" in body and isinstance(rows := body["rows"] or [], list):
         kept = [row for row in rows if row["object"]["metadata"]["name"] in NAMES]
         aged = [
             {**row, "cells": ["AGE" if isinstance(c, str) and _AGE.fullmatch(c) else c for c in row["cells"]]}
             for row in kept
         ]
         columns = [{**column, "description": ""} for column in body.get("columnDefinitions") or ()]  # prose
-        return {**body, "rows": aged, "columnDefinitions": columns}
+        return {**body, "rows": aged if body["rows"] is not None else None, "columnDefinitions": columns}
     return body
 
 
@@ -101,7 +103,13 @@ def normal(reply: Reply) -> dict[str, Any]:
             body["message"] = "" if len(details["causes"]) > 1 else body.get("message")
         if not details:
             body.pop("details", None)
-        if reply.code == 500 and not body.get("reason"):  # the client's fault, which ours says: docs/conformance.md
+        no_version = "Object 'apiVersion' is missing"
+        if no_version in str(body.get("message")):
+            body.pop("details", None)
+            body["message"] = no_version
+        if reply.code == 500 and (
+            not body.get("reason") or body["message"] == no_version
+        ):  # the client's fault, which ours says: docs/conformance.md
             body |= {"code": 400, "reason": "BadRequest"}
             return {"code": 400, "warnings": sorted(text(w) for w in reply.warnings), "body": body}
     return {"code": reply.code, "warnings": sorted(text(w) for w in reply.warnings), "body": body}

@@ -120,6 +120,7 @@ class IngressClass(TableStrategy):
         elif "/" not in controller:
             faults.invalid("spec.controller", controller, 'must be a domain-prefixed path (such as "acme.io/foo")')
         parameters = sub(obj, "spec", "parameters")
+        faults.one_of("spec.parameters.scope", parameters.get("scope"), ("Cluster", "Namespace"), required=False)
         if parameters.get("scope") == "Namespace" and not parameters.get("namespace"):
             faults.required("spec.parameters.namespace", "`parameters.scope` is set to 'Namespace'")
         elif parameters.get("scope") == "Cluster" and parameters.get("namespace"):

@@ -8,6 +8,7 @@ from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, maps, part_or_percent, sub
 from sampan.kube import quantity
+from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
 
 _UP_POLICIES = [
@@ -147,7 +148,14 @@ def _rules(faults: Faults, rules: Object, path: str) -> None:
 
 
 class DisruptionBudget(TableStrategy):
-    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+    def validate_update(self, new: Object, old: Object) -> list[Cause]:
+        faults = Faults()
+        if new.get("status") != old.get("status"):
+            self._conditions(faults, new)
+        return super().validate_update(new, old) + faults.causes
+
+    @staticmethod
+    def _conditions(faults: Faults, new: Object) -> None:
         for index, condition in enumerate(maps(sub(new, "status").get("conditions"))):
             for field in ("lastTransitionTime", "reason"):
                 if not condition.get(field):

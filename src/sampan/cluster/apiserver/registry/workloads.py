@@ -109,7 +109,15 @@ class ReplicationController(TableStrategy):
             spec["selector"] = dict(labels)
         if labels and not sub(obj, "metadata").get("labels"):
             obj["metadata"]["labels"] = dict(labels)
-        default_pod_spec(lookup(obj, "spec.template.spec"))
+        if isinstance(template := sub(obj, "spec").get("template"), dict):
+            if template.get("spec") is None:
+                template["spec"] = {}
+            default_pod_spec(template["spec"])
+
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        if old is not None and lookup(new, "spec.template") == lookup(old, "spec.template"):
+            return []
+        return pod_spec_advice(lookup(new, "spec.template.spec"), "spec.template.spec")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
