@@ -339,7 +339,7 @@ async def test_broker_that_starts_later_is_killed_and_comes_back(
 async def test_a_bad_network_loses_and_doubles_nothing(
     own_broker: Any, name: str, file: SqlDatabase, monkeypatch: Any
 ) -> None:
-    """Latency, resets in the middle, a connection that is gone without a word; events and their relay go on, in order."""
+    """Latency, resets in the middle, a connection gone without a word; events and their relay go on, in order."""
     monkeypatch.setattr("sampan.service.messaging.port._PUBLISH_SECONDS", 60)
     proxy, count = own_broker.proxy, 0
     relayed: list[int] = []
