@@ -100,7 +100,7 @@ class Harbour(System):
     def restart(self, *, compact: bool = False) -> None:
         """End the cluster by kill -9 and start it again at the same address. With `compact` its history is forgotten
         meanwhile: whoever resumes a watch is answered 410."""
-        pid = int(self.info["pid"])
+        pid, started = int(self.info["pid"]), self._ready()
         # The last revision is one that no watch of the tests has seen.
         self.kubectl("create", "configmap", f"before-{pid}")
         os.kill(pid, signal.SIGKILL)
@@ -109,6 +109,14 @@ class Harbour(System):
         if compact:
             asyncio.run(_forget(self.directory / ".sampan/cluster.db"))
         self.sampan("up", "--detach")
+        until(lambda: started.keys() == (now := self._ready()).keys() and not now.items() & started.items(), 60,
+              "the pod runs anew")  # fmt: skip
+
+    def _ready(self) -> dict[str, str]:
+        """The ready containers of the pod `talker`, if it is there: their ids."""
+        path = '{range .items[*].status.containerStatuses[?(@.ready==true)]}{.name}={.containerID}{"\\n"}{end}'
+        rows = self.kubectl("get", "pods", "-l", "app=talker", "-o", f"jsonpath={path}").split()
+        return dict(row.split("=") for row in rows)
 
 
 async def _forget(database: Path) -> None:
