@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,9 @@ class Greeter(NamedTuple):
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.service.output().splitlines()]
+
+    def page(self) -> str:
+        return str(self.service.http("/metrics")[1], "utf-8")
 
     def end(self) -> tuple[list[dict[str, Any]], list[Any]]:
         """Log lines and spans, when the process has ended."""
@@ -162,6 +166,41 @@ def test_a_collector_that_is_away_fails_nothing(start: Callable[..., Greeter]) -
     lines, _ = greeter.end()
     assert time.monotonic() - begun < 15
     assert len([line for line in lines if "do not reach" in line["message"]]) == 1
+
+
+def test_bounds_one_meaning_and_headers(start: Callable[..., Greeter]) -> None:
+    greeter = start()
+
+    def answers(request: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", greeter.service.port), 10) as client:
+            client.sendall(request)
+            return client.recv(65536)
+
+    head = b" HTTP/1.1\r\nhost: x\r\n"
+    good = answers(b"GET /greet/ada" + head + b"connection: close\r\n\r\n").lower()
+    for header in (
+        b"x-content-type-options: nosniff",
+        b"x-frame-options: deny",
+        b"referrer-policy: ",
+        b"content-security-policy: frame-ancestors 'none'",
+    ):
+        assert header in good
+    assert answers(b"POST /greet/ada" + head + b"content-length: 2000000\r\n\r\n").startswith(b"HTTP/1.1 413")
+    assert answers(b"GET /" + b"x" * 9000 + head + b"\r\n").startswith(b"HTTP/1.1 414")
+    assert answers(b"GET /" + head + b"x: " + b"y" * 70_000 + b"\r\n\r\n").startswith(b"HTTP/1.1 431")
+    two = b"content-length: 1\r\ncontent-length: 2\r\n\r\na"
+    assert answers(b"POST /greet/ada" + head + two).startswith(b"HTTP/1.1 400")
+    assert sum(map(int, re.findall(r"^http_refused_total\{.*\} (\d+)", greeter.page(), re.MULTILINE))) == 3
+    assert 'http_requests_total{method="POST",path="(refused)",status="413"} 1' in greeter.page()
+
+
+def test_what_has_no_time_left_or_no_place_does_not_run(start: Callable[..., Greeter]) -> None:
+    greeter = start()
+    assert greeter.service.http("/greet/late", headers={"x-request-timeout-ms": "0"})[0] == 504
+    assert 'server_shed_total{reason="deadline"} 1' in greeter.page()
+    assert re.search(r"^server_concurrency_limit \d", greeter.page(), re.MULTILINE)
+    lines, _ = greeter.end()
+    assert not [line for line in lines if line["logger"] == "hello"]
 
 
 def test_the_process_as_a_user_sets_it_up(start: Callable[..., Greeter], tmp_path: Path) -> None:
