@@ -15,7 +15,7 @@ import msgspec
 
 from sampan.cluster.apiserver.strategy import User
 from sampan.kube.errors import ApiError
-from sampan.kube.objects import Object
+from sampan.kube.objects import Object, parse_time
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -25,6 +25,8 @@ AUDIENCE = ISSUER
 MASTERS = "system:masters"
 AUTHENTICATED = "system:authenticated"
 UNAUTHENTICATED = "system:unauthenticated"
+LEEWAY = 60.0
+"""Seconds after which what a token is bound to, deleted but not gone, lets nobody in."""
 ADMIN = User("system:admin", (MASTERS, AUTHENTICATED))
 ANONYMOUS = User("system:anonymous", (UNAUTHENTICATED,))
 
@@ -101,7 +103,7 @@ class Authenticator:
             if reference is None:
                 continue
             found = self._find(kind, namespace, str(reference.get("name")))
-            if found is None or found["metadata"].get("uid") != reference.get("uid"):
+            if found is None or found["metadata"].get("uid") != reference.get("uid") or _gone(found):
                 raise TokenFault("service account token has been invalidated")
             if kind == "Pod":
                 extra |= {
@@ -187,6 +189,13 @@ def _read_tokens(path: Path) -> dict[str, User]:
                 groups = tuple(filter(None, row[3].split(","))) if len(row) > 3 else ()
                 users[row[0]] = User(row[1], (*groups, AUTHENTICATED), row[2])
     return users
+
+
+def _gone(obj: Object) -> bool:
+    """Whether it has been deleted, though something keeps it from going, for longer than its programs may still need
+    their tokens."""
+    deleted = obj["metadata"].get("deletionTimestamp")
+    return bool(deleted) and time.time() - parse_time(deleted).timestamp() > LEEWAY
 
 
 def _base64(data: bytes) -> str:
