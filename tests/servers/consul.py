@@ -1,6 +1,7 @@
-"""Consul where its program is on PATH; and a small server that answers the part of its HTTP API that we use.
+"""Consul where its program is on PATH or was built; and a small server that answers the part of its HTTP API we use.
 
-No registry of packages carries Consul, so the small server is what the suites meet on most machines. It follows
+No registry of packages carries Consul's program. `python -m tests.servers.consul --build` makes it with Go from its
+module, in some minutes, and keeps it; where nobody did, the small server is what the suites meet. It follows
 https://developer.hashicorp.com/consul/api-docs: indices, blocking queries, sessions of health by time-to-live.
 """
 
@@ -9,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -40,10 +44,44 @@ class ConsulServer(Server):
             return [row["Service"]["ID"] for row in json.loads(reply.read())]
 
 
+VERSION = "1.14.11"  # the last under the Mozilla Public License whose modules stand alone
+
+
+def built() -> Path:
+    """Where `build` keeps the program."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "sampan" / f"consul-{VERSION}" / "consul"
+
+
+def build() -> Path:
+    """Make the program with Go: versions as its own go.mod asks, sums as its own go.sum has them."""
+    program, go = built(), shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if program.exists():
+        return program
+    if go is None:
+        raise SystemExit("no Go here to build consul with")
+    module = f"github.com/hashicorp/consul@v{VERSION}"
+    with tempfile.TemporaryDirectory() as made:
+
+        def run(*words: str | Path) -> str:
+            return subprocess.run([go, *words], cwd=made, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+        source = Path(json.loads(run("mod", "download", "-json", module))["Dir"])
+        (Path(made) / "go.mod").write_text("module consul\n\ngo 1.24\n")
+        (Path(made) / "go.sum").write_bytes((source / "go.sum").read_bytes())
+        run("get", "-tool", module)
+        run("build", "-mod=mod", "-buildvcs=false", "-ldflags", "-s -w", "-o", "consul", "github.com/hashicorp/consul")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        beside = program.with_name(f".consul.{os.getpid()}")
+        shutil.copy(Path(made) / "consul", beside)
+        beside.rename(program)
+    return program
+
+
 def start_consul(directory: Path) -> ConsulServer:
-    program = shutil.which("consul")
+    program = shutil.which("consul") or (str(built()) if built().exists() else None)
     if program is None:
-        pytest.skip("consul is not on PATH, and no package registry carries it")
+        pytest.skip("consul is not on PATH; `python -m tests.servers.consul --build` makes it")
     ports = {name: free_port() for name in ("http", "dns", "server", "serf_lan", "serf_wan", "grpc")}
     config = {"ports": {**ports, "grpc_tls": -1}, "performance": {"raft_multiplier": 1}, "log_level": "ERR"}
     (directory / "consul.json").write_text(json.dumps(config))
@@ -135,7 +173,7 @@ class _Api:
     async def get_service(self, request: web.Request) -> web.Response:
         found = self.services.get(request.match_info["id"])
         if found is None:
-            return web.Response(status=404, text="unknown service ID", headers={"X-Consul-Index": str(self.index)})
+            return web.Response(status=404, text=f"unknown service ID: {request.match_info['id']}")
         return web.json_response({"ID": found["ID"], "Service": found["Name"]})
 
     async def passed(self, request: web.Request) -> web.Response:
@@ -186,4 +224,7 @@ async def _main(port: int, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]), Path(sys.argv[2])))
+    if sys.argv[1:] == ["--build"]:
+        sys.stdout.write(f"{build()}\n")
+    else:
+        asyncio.run(_main(int(sys.argv[1]), Path(sys.argv[2])))

@@ -16,6 +16,7 @@ from sampan.service.discovery.port import Away, Instance, arranged
 TTL_SECONDS: Final = 10
 _URL: Final = "sampan-url"  # where instances of Sampan's say all of their address
 _GRPC: Final = "sampan-grpc"
+_UNKNOWN: Final = "unknown service id"  # what the agent says, with status 404, of an instance it does not have
 
 
 class ConsulRegistry:
@@ -69,8 +70,11 @@ class ConsulLease:
         self.consul, self.id, self.check, self.seconds, self.http = consul, id, check, seconds, http
 
     async def renew(self) -> bool:
-        known = await self.consul.call("GET", f"/v1/agent/service/{self.id}")
-        if known is None:
+        try:
+            await self.consul.call("GET", f"/v1/agent/service/{self.id}")
+        except Away as error:
+            if _UNKNOWN not in str(error).lower():
+                raise
             return False
         if not self.http:
             await self.consul.call("PUT", f"/v1/agent/check/pass/{self.check}")
@@ -80,7 +84,7 @@ class ConsulLease:
         try:
             await self.consul.call("PUT", f"/v1/agent/service/deregister/{self.id}")
         except Away as error:
-            if "Unknown service" not in str(error):
+            if _UNKNOWN not in str(error).lower():
                 raise
 
 
