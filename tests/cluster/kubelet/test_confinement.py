@@ -62,6 +62,22 @@ async def test_groups_are_gone_with_their_containers(node: Any, groups: Groups) 
     await node.until(lambda: not any(entry.is_dir() for path in own for entry in path.iterdir()))
 
 
+async def test_shared_memory_is_the_pods_own_and_ends_with_it(node: Any) -> None:
+    if node.kubelet.capabilities.namespaces:
+        pytest.skip(f"no namespaces here: {node.kubelet.capabilities.namespaces}")
+    before = set(Path("/dev/shm").glob("sampan-*"))
+    wait = "until cat /dev/shm/left; do sleep 0.05; done 2>/dev/null; sleep 100"
+    await node.pod(
+        "sharing", [{"name": "one", **shell("echo mine > /dev/shm/left; sleep 100")}, {"name": "two", **shell(wait)}]
+    )
+    await node.says("sharing", "mine", container="two")
+    assert not Path("/dev/shm/left").exists()
+    (own,) = set(Path("/dev/shm").glob("sampan-*")) - before
+    assert own.stat().st_mode & 0o777 == 0o700
+    await node.client.delete(kinds.POD, "sharing", "default", grace_seconds=0)
+    await node.until(lambda: not own.exists())
+
+
 async def test_too_many_processes_are_refused(node: Any, groups: Groups) -> None:
     script = "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids$(sed -n 's/.*:pids://p' /proc/self/cgroup)/pids.max"
     await node.pod("many", shell(f"{script} 2>/dev/null; sleep 100"))

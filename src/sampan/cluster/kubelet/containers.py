@@ -222,6 +222,7 @@ class ContainerRunner:
         isolated = not self.services.capabilities.namespaces
         if isolated:
             mounts += plain.own_files(self.directory.parent, resolver=self.network is not None)
+            mounts += self.volumes.shared_memory(pod, {mount.target for mount in mounts})
         else:
             move = plain.Moved(mounts, scratch)
             values = move.environment(values, plain.hosts_file(self.directory.parent))

@@ -28,6 +28,7 @@ DEFAULT_MODE = 0o644
 ACCESS_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_SECONDS = 3607
 TOKEN_REFRESH = 2400.0
+SHARED = "/dev/shm"  # noqa: S108 - where POSIX has it
 
 
 class Volumes:
@@ -39,7 +40,7 @@ class Volumes:
         self._source = source
         self._paths: dict[str, Path] = {}
         uid = hashlib.sha256(str(directory).encode()).hexdigest()[:20]
-        self._memory = Path("/dev/shm") / f"sampan-{os.getuid()}-{uid}"  # noqa: S108
+        self._memory = Path(SHARED) / f"sampan-{os.getuid()}-{uid}"
 
     async def prepare(self, pod: Object) -> None:
         """Make every volume. Raises ConfigError or OSError; may be called again."""
@@ -91,6 +92,17 @@ class Volumes:
             found.append(Mount(str(self._access), ACCESS_PATH, True))
         return found
 
+    def shared_memory(self, pod: Object, taken: set[str]) -> list[Mount]:
+        """The pod's own /dev/shm, which all its containers share and which ends with it: what a killed database leaves
+        in there would else stay on the machine."""
+        if SHARED in taken or pod["spec"].get("hostIPC") or not os.access(SHARED, os.W_OK):
+            return []
+        path = self._memory / ".shm"
+        self._memory.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o1777)
+        return [Mount(str(path), SHARED)]
+
     def overfull(self, pod: Object) -> str:
         """Why the pod is to be evicted, in the kubelet's words; empty if it is not."""
         for volume in pod["spec"].get("volumes") or ():
@@ -112,7 +124,7 @@ class Volumes:
         path: Path = self.directory / volume["name"]
         namespace = pod["metadata"]["namespace"]
         if "emptyDir" in volume:
-            if (volume["emptyDir"] or {}).get("medium") == "Memory" and os.access("/dev/shm", os.W_OK):  # noqa: S108
+            if (volume["emptyDir"] or {}).get("medium") == "Memory" and os.access(SHARED, os.W_OK):
                 path = self._memory / volume["name"]
                 self._memory.mkdir(mode=0o700, exist_ok=True)
             path.mkdir(parents=True, exist_ok=True)
