@@ -202,3 +202,13 @@ def test_the_readme_of_a_new_project_holds(tmp_path: Path) -> None:
     finally:
         project.sampan("down")
         until(lambda: not project.processes(), 15, "every process of the project has ended")
+
+
+def test_tests_that_are_named_exist() -> None:
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", (ROOT / page).read_text())}
+    assert len(named) > 40 and named <= there, named - there
