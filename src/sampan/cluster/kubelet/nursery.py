@@ -115,7 +115,8 @@ def _probe(control: socket.socket, fds: list[int]) -> None:
     if os.fork() == 0:
         control.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        wire.send(channel, {"namespaces": _try_namespaces(), "bind": _try_filter()})
+        with contextlib.suppress(OSError):  # who asked has gone meanwhile
+            wire.send(channel, {"namespaces": _try_namespaces(), "bind": _try_filter()})
         os._exit(0)
     channel.close()
 
