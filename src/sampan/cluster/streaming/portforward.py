@@ -12,6 +12,8 @@ from sampan.kube.errors import ApiError, bad_request
 
 PROTOCOL = "portforward.k8s.io"
 TUNNEL = "SPDY/3.1+portforward.k8s.io"
+WEBSOCKET_PROTOCOLS = (TUNNEL, "v4.channel.k8s.io", "")
+"""A client that offers none gets binary channels, as of upstream."""
 
 
 def ports_of(texts: list[str]) -> list[int]:

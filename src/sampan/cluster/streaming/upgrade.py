@@ -75,13 +75,11 @@ def _offered(request: UpgradeRequest, header: str) -> list[str]:
 
 async def _websocket(request: UpgradeRequest, subresource: str, namespace: str, pod: str, runtime: NodeRuntime) -> None:
     offered = _offered(request, "sec-websocket-protocol")
-    supported = (
-        (portforward.TUNNEL, "v4.channel.k8s.io") if subresource == "portforward" else remotecommand.WEBSOCKET_PROTOCOLS
-    )
-    protocol = next((p for p in offered if p in supported), None)
+    forwarding = subresource == "portforward"
+    supported = portforward.WEBSOCKET_PROTOCOLS if forwarding else remotecommand.WEBSOCKET_PROTOCOLS
+    protocol = next((p for p in offered or [""] if p in supported), None)
     if protocol is None or "sec-websocket-key" not in request.headers:
         raise ApiError(400, "BadRequest", f"unable to upgrade: none of the protocols {offered} is supported")
-    forwarding = subresource == "portforward"
     ports = portforward.ports_of(request.values("ports")) if forwarding and protocol != portforward.TUNNEL else []
     run = None if forwarding else _runner(subresource, exec_request(request), namespace, pod, runtime)
     socket = WebSocket(*request.hijack())

@@ -29,11 +29,11 @@ class WebSocket:
         self._open = True
 
     async def accept(self, headers: Mapping[str, str], protocol: str) -> None:
-        """Answer the handshake (RFC 6455, section 4.2.2)."""
+        """Answer the handshake (RFC 6455, section 4.2.2); `protocol` may be "", for a client that offers none."""
         key = headers["sec-websocket-key"].strip().encode()
         proof = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()  # noqa: S324
         lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
-        lines += [f"Sec-WebSocket-Accept: {proof}", f"Sec-WebSocket-Protocol: {protocol}"]
+        lines += [f"Sec-WebSocket-Accept: {proof}"] + ([f"Sec-WebSocket-Protocol: {protocol}"] if protocol else [])
         self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         await self._writer.drain()
 
