@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -35,6 +36,12 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
         if time.monotonic() > deadline:
             pytest.fail(f"not within {seconds} s: {what}")
         time.sleep(0.1)
+
+
+def accepts(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((address, port)) == 0
 
 
 def listeners(address: str) -> list[int]:
@@ -156,3 +163,20 @@ class System:
 
     def kill_cluster(self) -> None:
         os.kill(int(self.info["pid"]), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def small_system(name: str, system: str, web: str) -> Iterator[System]:
+    """An application of two modules, NAME/system.py and NAME/web.py, in a directory that goes at the end. Not started;
+    stopped at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="sampan-test-", dir="/var/tmp"))  # every pod has a /tmp of its own
+    (directory / name).mkdir()
+    for module, text in (("__init__", ""), ("system", system), ("web", web)):
+        (directory / f"{name}/{module}.py").write_text(text)
+    made = System(directory)
+    try:
+        yield made
+    finally:
+        made.sampan("down", check=False)
+        until(lambda: not made.processes(), 15, "every process has ended")
+        shutil.rmtree(directory)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.system.harness import System, until
+from tests.system.harness import System, small_system, until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -63,19 +60,9 @@ async def api(scope, receive, send):
 
 @pytest.fixture(scope="module")
 def letters() -> Iterator[System]:
-    directory = Path(tempfile.mkdtemp(prefix="sampan-test-", dir="/var/tmp"))  # every pod has a /tmp of its own
-    (directory / "letters").mkdir()
-    (directory / "letters/__init__.py").touch()
-    (directory / "letters/system.py").write_text(SYSTEM)
-    (directory / "letters/web.py").write_text(WEB)
-    system = System(directory)
-    try:
+    with small_system("letters", SYSTEM, WEB) as system:
         system.sampan("up", "--detach", "--timeout", "60")
         yield system
-    finally:
-        system.sampan("down", check=False)
-        until(lambda: not system.processes(), 15, "every process has ended")
-        shutil.rmtree(directory)
 
 
 def test_a_consumer_writes_to_its_own_database_and_its_dead_letters_are_put_back(letters: System) -> None:

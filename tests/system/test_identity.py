@@ -4,19 +4,16 @@ leave to read EndpointSlices, and calls between instances."""
 from __future__ import annotations
 
 import json
-import shutil
 import ssl
-import tempfile
 import urllib.error
 import urllib.request
 from base64 import b64decode
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.system.harness import System, until
+from tests.system.harness import System, accepts, small_system, until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -58,19 +55,9 @@ async def shop(scope, receive, send):
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[System]:
-    directory = Path(tempfile.mkdtemp(prefix="sampan-test-", dir="/var/tmp"))  # every pod has a /tmp of its own
-    (directory / "guarded").mkdir()
-    (directory / "guarded/__init__.py").touch()
-    (directory / "guarded/system.py").write_text(SYSTEM)
-    (directory / "guarded/web.py").write_text(WEB)
-    system = System(directory)
-    try:
+    with small_system("guarded", SYSTEM, WEB) as system:
         system.said = system.sampan("up", "--detach", "--timeout", "60").stdout  # type: ignore[attr-defined]
         yield system
-    finally:
-        system.sampan("down", check=False)
-        until(lambda: not system.processes(), 15, "every process has ended, the issuer's too")
-        shutil.rmtree(directory)
 
 
 class Caller:
@@ -83,6 +70,7 @@ class Caller:
         self.ports = service["spec"]["ports"]
         self.address = f"{service['spec']['clusterIP']}:{self.ports[0]['port']}"
         self.context.check_hostname = False  # by address; the name is checked by the services themselves
+        until(lambda: accepts(service["spec"]["clusterIP"], self.ports[0]["port"]), 15, "the proxy carries the service")
 
     def get(self, path: str, token: str = "") -> tuple[int, Any]:
         headers = {"authorization": f"Bearer {token}"} if token else {}
