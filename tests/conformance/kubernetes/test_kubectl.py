@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent / "transcripts"
-VERSIONS = sorted(path.stem.partition("-")[2] for path in HERE.glob("kubectl-*.txt"))
+TRANSCRIPTS = sorted(path.stem for path in HERE.glob("kubectl-*.txt"))
 HIDDEN = (
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "UID"),
     (r"\b\d{4}-\d\d-\d\dT[\d:.]+Z\b", "TIME"),
     (r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} [\d:]+ [+-]\d{4}\b", "TIME"),
     (r"resourceVersion: \"\d+\"", 'resourceVersion: "N"'),
     (r"\b(10|127)(\.\d+){3}\b", "ADDRESS"),
-    (r"\b\d+(ms|s)\b(?!:)", "AGE"),
+    (r"\b(\d+m)?\d+(ms|s)\b(?!:)", "AGE"),
     (r"<unknown>", "AGE"),
     (r"(?<=-)[0-9a-f]{8,10}\b", "HASH"),
     (r"(?<=pod-template-hash=)\w+", "HASH"),
@@ -72,6 +72,7 @@ class Session:
             ["bash", "-c", line.replace("NAMESPACE", self.namespace)],
             cwd=self.home / "files",
             env=self.environment,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
@@ -95,12 +96,13 @@ def steps(text: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_transcript(version: str, kubeconfig: Path, ns: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_transcript(name: str, kubeconfig: Path, ns: str, tmp_path: Path) -> None:
+    version = name.split("-")[1]
     kubectl = program(version)
     if kubectl is None:
         pytest.skip(f"kubectl {version} is not on this machine")
-    path = HERE / f"kubectl-{version}.txt"
+    path = HERE / f"{name}.txt"
     session = Session(kubectl, kubeconfig, ns, tmp_path)
     script = steps(path.read_text())
     assert script
