@@ -79,6 +79,8 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
             return
         if value is None or node.open or node.format == "quantity" or node.int_or_string or not node.type:
             return
+        if node.type == "integer" and isinstance(value, float) and not node.structural:
+            return  # a number, if not one that goes into the field: `decode_fault` says so
         if not fits(value, node.type):
             words = {"object": "map", "array": "list", "integer": "numeric (int or float)"}
             found = {dict: "map", list: "list", bool: "boolean", str: "string"}.get(type(value), f"&{{{value}}}")
@@ -99,7 +101,8 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
             where = str(index)
             if node.list_type == "map":
                 if not isinstance(item, dict):
-                    faults.append(f"{path}: element {index}: associative list with keys may not have non-map elements")
+                    wrong = "a null element" if item is None else "non-map elements"
+                    faults.append(f"{path}: element {index}: associative list with keys may not have {wrong}")
                     continue
                 try:
                     element = fields.element_of(node, item)
@@ -145,8 +148,12 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
         if node.int_or_string and isinstance(value, bool | dict | list | float):
             found = json_word(value) + (f" {value}" if isinstance(value, float) else "")
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type int32"
+        if node.int_or_string and isinstance(value, int) and not _fits_bits(value, "int32"):
+            return f"json: cannot unmarshal number {value} into Go value of type int32"
         if node.int_or_string or not node.type:
             return None
+        if strict and node.type == "integer" and isinstance(value, float):
+            return f"cannot convert float64 to {node.format}"
         if node.format == "byte" and isinstance(value, str) and (fault := _not_base64(value)):
             return fault
         if node.format == "byte" and isinstance(value, list):
@@ -162,7 +169,7 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
             if node.type == "integer" and isinstance(value, float):
                 found += f" {value}"
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {_go_type(node)}"
-        if node.type == "integer" and isinstance(value, int) and not _fits_bits(value, node.format):
+        if not strict and node.type == "integer" and isinstance(value, int) and not _fits_bits(value, node.format):
             return f"json: cannot unmarshal number {value} into Go struct field {owner}.{path} of type {node.format}"
         if isinstance(value, dict):
             name = node.definition.rpartition(".")[2] or owner

@@ -216,7 +216,7 @@ def from_label_selector(selector: Mapping[str, Any] | None) -> LabelSelector:
 
 def from_labels(labels: Mapping[str, str] | None) -> LabelSelector:
     """The plain map of a Service. None or empty matches nothing (a Service without selector)."""
-    return LabelSelector(tuple(Requirement(k, "In", (v,)) for k, v in labels.items())) if labels else NOTHING
+    return LabelSelector(tuple(Requirement(k, "In", (v,)) for k, v in sorted(labels.items()))) if labels else NOTHING
 
 
 class FieldTerm(Struct, frozen=True):

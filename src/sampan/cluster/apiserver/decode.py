@@ -336,13 +336,18 @@ def check_name(call: Call, obj: Object) -> None:
         raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
 
 
+OWNER = {"apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"}
+"""The fields of an owner reference; what else is given tells none from another."""
+
+
 def check_owners(call: Call, obj: Object) -> None:
     """Keep one of owner references that are the same, and say so."""
     owners = obj["metadata"].get("ownerReferences")
     if not isinstance(owners, list) or len(owners) < 2:
         return
-    kept = [owner for index, owner in enumerate(owners) if owner not in owners[:index]]
-    again = [owner for index, owner in enumerate(owners) if owner in owners[:index]]
+    known = [{k: v for k, v in owner.items() if k in OWNER} if isinstance(owner, dict) else owner for owner in owners]
+    kept = [owner for index, owner in enumerate(owners) if known[index] not in known[:index]]
+    again = [owner for index, owner in enumerate(owners) if known[index] in known[:index]]
     repeated = dict.fromkeys(owner.get("uid") for owner in again if isinstance(owner, dict))
     if repeated:
         call.warnings.append(

@@ -137,6 +137,7 @@ class Deleter:
         if kind.resource.kind == "Pod" and not kind.resource.group:
             # told of in two steps even where it goes at once: marked, then removed
             await self.server.store.write(kind.table, key, lambda current: _still(mutate(current)))
+            options = {name: value for name, value in options.items() if name != "preconditions"}  # met already
         entry = await self.server.store.write(kind.table, key, mutate)
         assert entry is not None
         if gone and kind.table == "/services":

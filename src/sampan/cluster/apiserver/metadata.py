@@ -34,7 +34,7 @@ def causes_of(kind: Kind, obj: Object, name: str) -> list[Cause]:
         for index, finalizer in enumerate(metadata.get("finalizers") or ()):
             path = f"metadata.finalizers[{index}]"
             found += [names.invalid_value("metadata.finalizers", finalizer, f) for f in names.qualified_name(finalizer)]
-            extension = kind.crd is not None or kind.resource.group in PLAIN_FINALIZERS
+            extension = kind.crd is not None or kind.resource.group in PLAIN_FINALIZERS or kind.table == "/events"
             if not extension and "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
                 fault = "name is neither a standard finalizer name nor is it fully qualified"
                 found.append(names.invalid_value(path, finalizer, fault))

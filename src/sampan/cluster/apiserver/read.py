@@ -291,6 +291,8 @@ class Reader:
         metadata: Object = {"resourceVersion": str(revision)}
         if annotations:
             metadata["annotations"] = annotations
+        if kind.table == "apps/daemonsets":  # of which upstream counts even the bookmarks' templates
+            metadata["annotations"] = {**(annotations or {}), "deprecated.daemonset.template.generation": "0"}
         empty = zeros.of(kind.schema) if kind.crd is None else {}  # a built-in kind shows what it always has
         known = {"kind": kind.resource.kind, "apiVersion": kind.resource.api_version, "metadata": metadata}
         return Frame("BOOKMARK", obj={**empty, **known})

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.cluster.apiserver import decode, patching
 from sampan.cluster.apiserver.call import Answer, Call
+from sampan.cluster.apiserver.carry import POD_PARTS
 from sampan.cluster.apiserver.catalog import ScalePaths
 from sampan.cluster.apiserver.decode import json_copy
-from sampan.cluster.apiserver.write import POD_PARTS, STALE
+from sampan.cluster.apiserver.write import STALE
 from sampan.cluster.runtime import LogOptions
 from sampan.cluster.store import Entry
 from sampan.kube import kinds
@@ -81,6 +82,14 @@ class Subresources:
             replicas = (spec or {}).get("replicas", 0) if isinstance(spec, dict | None) else None
             if isinstance(replicas, bool) or not isinstance(replicas, int):
                 fault = bad_request("spec.replicas must be an integer")
+                if applies:
+                    from sampan.kube.decoding import json_word
+
+                    where = f"{call.namespace or ''}/{call.name}; autoscaling/v1, Kind=Scale"
+                    raise bad_request(
+                        f"failed to create typed patch object ({where}): .spec.replicas: expected numeric (int or"
+                        " float), got " + json_word((spec or {}).get("replicas"))
+                    )
                 raise fault if call.verb == "update" else patching.refused(content, body, wanted, fault)
             if replicas < 0:
                 message = f"Invalid value: {replicas}: must be greater than or equal to 0"
@@ -247,10 +256,22 @@ def _apply_scale(call: Call, current: Object, scale: Object, replicas: int, path
         holder = _lookup(live, path[:-1]) if path[:-1] else live
         if isinstance(holder, dict):
             holder.pop(path[-1], None)
-    made = patching.server_side(
-        live, applied, call.served, manager=call.field_manager, force=call.flag("force"), subresource="scale"
-    )
+    try:
+        made = patching.server_side(
+            live, applied, call.served, manager=call.field_manager, force=call.flag("force"), subresource="scale"
+        )
+    except ApiError as error:
+        raise _as_scale(error, resource.api_version) from None
     return made if _lookup(made, path) is not None else _with(made, path, 0)
+
+
+def _as_scale(error: ApiError, version: str) -> ApiError:
+    """A conflict as one who applies a Scale sees it: others own it as a Scale, too, in whatever version they wrote."""
+    using = f"using {version}"
+    error.message = error.message.replace(using, "using autoscaling/v1")
+    for cause in (error.details or {}).get("causes", ()):
+        cause["message"] = cause["message"].replace(using, "using autoscaling/v1")
+    return error
 
 
 def _scale_of(obj: Object, paths: ScalePaths) -> Object:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sampan.cluster.apiserver import decode, patching
+from sampan.cluster.apiserver import carry, decode, patching
 from sampan.cluster.apiserver.admission.gate import NeedsReview
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
@@ -35,12 +35,7 @@ CREATE_BY_STATUS = {"ValidatingAdmissionPolicy"}
 ONLY_CONDITIONAL = {"Lease", "PodDisruptionBudget"}
 """Built-in kinds that are replaced only by who says which version was read."""
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
-POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
-"""Subresources of a pod that change only these fields of its spec."""
-SERVER_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
-STATUS_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
-"""What a write of the status of a built-in kind may change besides."""
 
 Change = Callable[[Object], Object]
 """From a fresh copy of the present object, in the version of the request, to the wanted one."""
@@ -82,6 +77,7 @@ class Writer:
     async def update(self, call: Call) -> Answer:
         wanted = self.read_object(call)
         decode.check_name(call, wanted)
+        decode.check_owners(call, wanted)
         kind = call.served
         present = self.store.table(kind.table).get(call.key)
         if present is None and kind.resource.kind in CREATE_ON_UPDATE:  # by way of its status, too
@@ -90,7 +86,6 @@ class Writer:
             return self.answer(call, await self.create_object(call, wanted), 201)
         conditional = kind.crd is not None or kind.resource.kind in ONLY_CONDITIONAL
         if conditional and present is not None and not wanted["metadata"].get("resourceVersion"):
-            decode.check_owners(call, wanted)
             self._check_versions(call, wanted, present.object)
             cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
             raise invalid(kind.resource.plural, call.name, [cause], kind.resource.group)
@@ -237,7 +232,7 @@ class Writer:
 
         def mutate(current: Entry | None) -> Object:
             self._check_namespace(call, name)
-            for field in (*SERVER_METADATA, "selfLink"):
+            for field in (*carry.SERVER_METADATA, "selfLink"):
                 if field != "generation":  # a kind that does not count keeps what was given
                     metadata.pop(field, None)
             if kind.has_status and resource.kind != "Node" and "status" in obj:
@@ -287,18 +282,14 @@ class Writer:
             decode.check_owners(call, wanted)
             self._check_versions(call, wanted, old)
             new = kind.inward(wanted) if kind.crd is None else wanted
-            self._carry_over(call, kind, new, old)
-            if tracked and kind.crd is not None and _alike(new, old):
-                settled = new  # only its owners change: no defaults are added
-            else:
-                settled = self.settle(kind, new)
-            new = settled
-            if not tracked and kind.view is not None and call.subresource == "status":
+            sent: Object | None = None
+            if not tracked and kind.view is not None and kind.crd is not None and call.subresource == "status":
                 # the owners of all that was sent may be unknowable, but of the status alone this one is another
-                sent = json_copy(new)
+                sent = self.settle(kind, json_copy(new))
                 patching.track(old, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
-            else:
-                sent = None
+            carry.carry_over(call, kind, new, old)
+            if not (tracked and kind.crd is not None and carry.alike(new, old)):  # which adds no defaults
+                new = self.settle(kind, new)
             if kind.crd is not None and call.subresource == "status":  # nor by defaults
                 kept = {key: value for key, value in old.items() if key not in {"metadata", "status"}}
                 new = {**{key: new[key] for key in ("metadata", "status") if key in new}, **json_copy(kept)}
@@ -317,7 +308,7 @@ class Writer:
             self._refuse(kind, call.name, _all(kind, metadata_causes, causes, more))
             call.warnings.extend(kind.strategy.warnings(new, old))
             if call.subresource != "binding":  # where a pod runs is no change of what it is
-                self._bump(call, kind, new, old)
+                carry.bump(call, kind, new, old)
             self.server.gate.validate(call, new, old)
             if tracked and managed_fields.only_time_differs(new, old):
                 return current.object
@@ -328,7 +319,7 @@ class Writer:
             return Remove(json_copy(current.object))  # what watchers are told is what there was
 
         entry = await self._store(call, kind, call.key, mutate)
-        return entry if gone is None else Entry(entry.key, 0, b"", {**gone, "metadata": _versioned(gone, entry)})
+        return entry if gone is None else Entry(entry.key, 0, b"", {**gone, "metadata": carry.versioned(gone, entry)})
 
     async def _store(
         self, call: Call, kind: Kind, key: str, mutate: Callable[[Entry | None], Object | Remove | None]
@@ -447,55 +438,6 @@ class Writer:
                 raise invalid(resource.kind, call.name, [cause], resource.group)
             raise uid_conflict(call, metadata["uid"], present["uid"])
 
-    @staticmethod
-    def _carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
-        """Keep what a write of this kind may not touch: the server's metadata, and the other half of spec/status."""
-        if call.subresource == "status":
-            given, status = new["metadata"], new.get("status")
-            new.clear()
-            new.update(json_copy({key: value for key, value in old.items() if key != "status"}))
-            if status is not None:
-                new["status"] = status
-            for field in ("managedFields", *(() if kind.crd else STATUS_METADATA)):
-                if field == "labels" and kind.resource.kind == "Deployment":
-                    continue
-                new["metadata"].pop(field, None)
-                if given.get(field) is not None:
-                    new["metadata"][field] = given[field]
-            return
-        if call.subresource in POD_PARTS:
-            spec = new.get("spec") or {}
-            parts = {name: spec[name] for name in POD_PARTS[call.subresource] if name in spec}
-            managed = new["metadata"].get("managedFields")
-            new.clear()
-            new.update(json_copy(old))
-            new["spec"].update(parts)
-            if managed is not None:
-                new["metadata"]["managedFields"] = managed
-            return
-        if kind.has_status and call.subresource != "binding":
-            new.pop("status", None)
-            if "status" in old:
-                new["status"] = json_copy(old["status"])
-        metadata, present = new["metadata"], old["metadata"]
-        metadata["name"] = present["name"]
-        for field in ("namespace", *SERVER_METADATA):
-            metadata.pop(field, None)
-            if field in present:
-                metadata[field] = present[field]
-
-    @staticmethod
-    def _bump(call: Call, kind: Kind, new: Object, old: Object) -> None:
-        if not kind.counts_generation or kind.resource.kind == "PriorityClass":  # which shows one, always the first
-            return
-        apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
-        counts = kind.resource.kind == "Deployment" and call.subresource != "status"
-        noted = [obj["metadata"].get("annotations") for obj in (new, old) if counts]
-        if noted[:1] != noted[1:] or {k: v for k, v in new.items() if k not in apart} != {
-            k: v for k, v in old.items() if k not in apart
-        }:
-            new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
-
 
 def _all(kind: Kind, metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:
     """Every fault at once. The kind's own checks run only where the types are right; what the schema requires is said
@@ -512,20 +454,6 @@ def _all(kind: Kind, metadata: list[Cause], typed: list[Cause], more: Callable[[
         for cause in typed
         if cause.field not in said and not (owners and cause.field.startswith("metadata.ownerReferences["))
     ]
-
-
-def _versioned(obj: Object, entry: Entry) -> Object:
-    """The metadata of `obj` under the version of `entry`."""
-    return {**obj["metadata"], "resourceVersion": entry.object["metadata"]["resourceVersion"]}
-
-
-def _alike(new: Object, old: Object) -> bool:
-    """Whether two objects are the same but for who owns what of them."""
-
-    def unowned(obj: Object) -> Object:
-        return {**obj, "metadata": {key: item for key, item in obj["metadata"].items() if key != "managedFields"}}
-
-    return unowned(new) == unowned(old)
 
 
 def finished(obj: Object) -> bool:

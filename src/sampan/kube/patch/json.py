@@ -37,6 +37,8 @@ def _one(target: Any, operation: Any) -> Any:
                 raise bad_request(f"error decoding patch: `{name}` needs a `value`")
             value = operation["value"]
             if name == "test":
+                if value is None and not _there(target, path):
+                    return target  # what is not there is null
                 if not _same(_get(target, path), value):
                     raise _unfit(f"testing value {operation['path']} failed")
                 return target
@@ -98,6 +100,15 @@ def _get(target: Any, path: list[str]) -> Any:
         else:
             raise _missing(path)
     return target
+
+
+def _there(target: Any, path: list[str]) -> bool:
+    """Whether there is anything at `path`, as far as its last step goes."""
+    try:
+        holder = _get(target, path[:-1])
+    except ApiError:
+        return True  # which testing it tells
+    return not (path and isinstance(holder, dict) and path[-1] not in holder)
 
 
 def _at(target: Any, path: list[str], change: Callable[[Any, str], Any], whole: list[str]) -> Any:

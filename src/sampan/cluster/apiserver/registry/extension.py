@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, maps, sub
+from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
 
 
@@ -59,6 +60,10 @@ class Webhooks(TableStrategy):
             if versions and not {"v1", "v1beta1"} & set(versions):
                 detail = "must include at least one of v1, v1beta1"
                 faults.invalid(f"{where}.admissionReviewVersions", versions, detail)
+            for position, version in enumerate(versions):
+                if version in versions[:position]:
+                    path = f"{where}.admissionReviewVersions[{position}]"
+                    faults.invalid(path, version, "duplicate version")
             if not hook.get("admissionReviewVersions"):
                 faults.required(f"{where}.admissionReviewVersions", "must specify one of v1, v1beta1")
 
@@ -97,6 +102,12 @@ _MATCH: Rows = (
 
 
 class Policy(TableStrategy):
+    def validate_update(self, new: Object, old: Object) -> list[Cause]:
+        faults = Faults()
+        if new.get("status") != old.get("status"):
+            faults.conditions("status.conditions", sub(new, "status").get("conditions"))
+        return super().validate_update(new, old) + faults.causes
+
     rows: ClassVar[Rows] = (
         ("spec.failurePolicy", "Fail"),
         *((f"spec.matchConstraints.{path}", value) for path, value in _MATCH),

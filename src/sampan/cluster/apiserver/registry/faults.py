@@ -100,6 +100,13 @@ class Faults:
             for message in LABEL_VALUE(value or ""):
                 self.invalid(path, value, message)
 
+    def conditions(self, path: str, rows: Any) -> None:
+        """Conditions of a status: each says since when it is so, and why."""
+        for index, row in enumerate(maps(rows)):
+            for field in ("lastTransitionTime", "reason"):
+                if not row.get(field):
+                    self.required(f"{path}[{index}].{field}")
+
     def label_selector(self, path: str, selector: Any) -> None:
         """A LabelSelector: keys, values and operators."""
         if not selector:

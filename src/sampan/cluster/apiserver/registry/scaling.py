@@ -151,15 +151,8 @@ class DisruptionBudget(TableStrategy):
     def validate_update(self, new: Object, old: Object) -> list[Cause]:
         faults = Faults()
         if new.get("status") != old.get("status"):
-            self._conditions(faults, new)
+            faults.conditions("status.conditions", sub(new, "status").get("conditions"))
         return super().validate_update(new, old) + faults.causes
-
-    @staticmethod
-    def _conditions(faults: Faults, new: Object) -> None:
-        for index, condition in enumerate(maps(sub(new, "status").get("conditions"))):
-            for field in ("lastTransitionTime", "reason"):
-                if not condition.get(field):
-                    faults.required(f"status.conditions[{index}].{field}")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec: Any = sub(obj, "spec")

@@ -219,6 +219,8 @@ class Service(TableStrategy):
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         if sub(new, "spec").get("externalName") and _type(new) != "ExternalName":
             return ['spec.externalName is ignored when spec.type is not "ExternalName"']
+        if sub(new, "spec").get("clusterIP") == "None" and sub(new, "spec").get("sessionAffinity") == "ClientIP":
+            return ["spec.SessionAffinity is ignored for headless services"]
         return []
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:

@@ -270,7 +270,15 @@ class ControllerRevision(TableStrategy):
 
 class PodTemplate(TableStrategy):
     def default(self, obj: Object) -> None:
-        default_pod_spec(lookup(obj, "template.spec"))
+        if isinstance(template := obj.get("template"), dict):
+            if template.get("spec") is None:
+                template["spec"] = {}
+            default_pod_spec(template["spec"])
+
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        if old is not None and new.get("template") == old.get("template"):
+            return []
+        return pod_spec_advice(lookup(new, "template.spec"), "template.spec")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         validate_template(faults, obj, "template", ("Always", "OnFailure", "Never"))
