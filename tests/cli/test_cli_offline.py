@@ -36,6 +36,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "web.py").write_text("from site_one.shared import X\nasync def app(s, r, w): ...\n")
     (package / "api.py").write_text("async def app(s, r, w): ...\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("SAMPAN_APP", raising=False)
     for name in [name for name in sys.modules if name.startswith("site_one")]:
         monkeypatch.delitem(sys.modules, name)
     return tmp_path
@@ -171,3 +172,16 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert main(["--help"]) == 0
     assert "compile" in capsys.readouterr().out
+
+
+def test_here_the_application_is_that_of_the_environment(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for `sampan serve`: who is in a pod, or has set it, means that one."""
+    (site / "site_one/other.py").write_text(SYSTEM.replace('Application("site"', 'Application("other"'))
+    monkeypatch.chdir(site)
+    assert project.load(".").application.name == "site"
+    monkeypatch.setenv("SAMPAN_APP", "site_one.other:site")
+    assert project.load(".").application.name == "other"
+    assert project.load(str(site)).application.name == "site"
+    monkeypatch.setenv("SAMPAN_APP", "site_one.other:web")
+    with pytest.raises(Failure, match=r"SAMPAN_APP=site_one\.other:web"):
+        project.load(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 import tomllib
 import traceback
@@ -76,17 +77,24 @@ class Project:
 
 
 def load(target: str) -> Project:
-    """The Application of a directory. Raises Failure (2) saying what is missing."""
+    """The Application of a directory; of this one (".") it is that of SAMPAN_APP, where that is set, as in a pod.
+
+    Raises Failure (2) saying what is missing.
+    """
     directory = Path(target).resolve()
     if not directory.is_dir():
         raise Failure(f"{target} is not a directory", 2)
-    reference = _stated(directory)
+    told = os.environ.get("SAMPAN_APP", "") if target == "." else ""
+    reference = told or _stated(directory)
     sys.path.insert(0, str(directory))
     if reference:
         module, _, attribute = reference.partition(":")
         application = getattr(_import(module, directory), attribute or "app", None)
         if application is None or not _is_application(application):
-            raise Failure(f"{directory / 'pyproject.toml'}: [tool.sampan] app = {reference!r} is not an Application", 2)
+            said = (
+                f"SAMPAN_APP={told}" if told else f"{directory / 'pyproject.toml'}: [tool.sampan] app = {reference!r}"
+            )
+            raise Failure(f"{said} is not an Application", 2)
         return Project(directory, reference, application)
     return _search(directory, target)
 
