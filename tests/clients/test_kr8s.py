@@ -118,6 +118,7 @@ async def test_exec_and_logs(api: Any, pod: str) -> None:
     assert numbers == list(range(numbers[0], numbers[0] + 3))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its pumps end in another task
 async def test_port_forward(api: Any, pod: str) -> None:
     found = await Pod.get(pod, namespace="default", api=api)
     async with found.portforward(8080, local_port="auto") as port, httpx.AsyncClient() as client:
