@@ -16,9 +16,13 @@ from tests.conformance.kubernetes.targets import Missing, Target, running
 from tests.conformance.kubernetes.wire import Wire
 
 TARGETS = ["given", "embedded"] if os.environ.get("SAMPAN_CONFORMANCE_KUBECONFIG") else ["real", "embedded"]
+COMPARED = {"fuzz"}
+"""Areas whose tests set both targets against each other; other tests that name no target are of the embedded one."""
 _counter = itertools.count()
 _results: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
 _reasons: dict[str, set[str]] = defaultdict(set)
+_figures: list[str] = []
+"""What tests count besides, shown below the table."""
 
 
 @pytest.fixture(scope="session", params=TARGETS)
@@ -69,8 +73,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if "conformance/kubernetes" not in report.nodeid or (report.when != "call" and not report.skipped):
         return
     area = Path(report.nodeid.partition("::")[0]).stem.removeprefix("test_")
-    where = next((name for name in TARGETS if f"[{name}" in report.nodeid or f"-{name}" in report.nodeid), "both")
-    _results[area][where][report.outcome] += 1
+    named = [name for name in TARGETS if f"[{name}" in report.nodeid or f"-{name}" in report.nodeid]
+    for where in named[:1] or (TARGETS if area in COMPARED else TARGETS[1:]):
+        _results[area][where][report.outcome] += 1
+    _figures.extend(str(value) for name, value in report.user_properties if name == "figures")
     if report.skipped and isinstance(report.longrepr, tuple):
         _reasons[area].add(str(report.longrepr[2]).removeprefix("Skipped: "))
 
@@ -85,5 +91,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         tests = max(sum(outcomes.values()) for outcomes in by_target.values())
         passed = "".join(f"{by_target[name]['passed']:>20}" for name in TARGETS)
         skipped = sum(outcomes["skipped"] for outcomes in by_target.values())
+        if area in COMPARED:
+            skipped //= len(TARGETS)
         why = f"  {skipped}: {'; '.join(sorted(_reasons[area]))[:120]}" if skipped else ""
         write(f"{area:<24}{tests:>7}{passed}{why}")
+    for line in _figures:
+        write(line)
