@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any, ClassVar
 
+from sampan.cluster.address import SLICES
 from sampan.cluster.apiserver.registry.allocation import (
     DEFAULT_CIDR,
     ClusterIPs,
@@ -263,7 +264,7 @@ def address(faults: Faults, path: str, text: Any, *, twice: bool = False) -> Non
         return
     if found.is_unspecified:
         faults.invalid(path, text, f"may not be unspecified ({text})")
-    if found.is_loopback:
+    if found.is_loopback and not (found.version == 4 and found.packed[1] in SLICES):  # where pods have theirs
         faults.invalid(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
     if found.is_link_local:
         faults.invalid(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
