@@ -71,6 +71,7 @@ def test_the_command(broker_uri: str, name: str, tmp_path: Path, monkeypatch: An
 
     def sampan(*words: str) -> tuple[int, str, str]:
         sys.modules.pop("system", None)
+        capfd.readouterr()  # what was logged before
         code = main(["dead-letters", *words, "--target", str(tmp_path)])
         sys.modules.pop("system", None)
         captured = capfd.readouterr()
