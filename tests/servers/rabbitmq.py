@@ -47,4 +47,4 @@ def start_rabbitmq(directory: Path) -> Server:
     }
     log = directory / "rabbitmq.log"
     uri = f"amqp://guest:guest@127.0.0.1:{port}/"
-    return Server(["sh", "-c", COMMAND, str(PROGRAM)], port, log, uri, environment=environment, group=True, seconds=60)
+    return Server(["sh", "-c", COMMAND, str(PROGRAM)], port, log, uri, environment=environment, group=True, seconds=180)
