@@ -38,9 +38,6 @@ INSTEAD = {
     ".venv/bin/python -m tests.conformance.kubernetes.httpfuzz --operations 60000 --seed 11": Instead(
         NOT_RUN, "takes minutes"
     ),
-    ".venv/bin/python -m tests.conformance.kubernetes.httpfuzz --operations 60000 --seed 11": Instead(
-        NOT_RUN, "takes minutes"
-    ),
     "./dev test": Instead("./dev --help | grep './dev test'", "it is what runs this"),
     "./dev lint": Instead("./dev --help | grep './dev lint'", "runs beside the tests"),
     "./dev soak": Instead("./dev --help | grep './dev soak'", "takes ten minutes"),
