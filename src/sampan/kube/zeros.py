@@ -56,7 +56,7 @@ def settle(schema: Schema, value: Any) -> None:
                 inner = properties.get(name) or values
                 if inner is not None:
                     required = name in schema.required and schema.definition not in _BARE
-                    if not item and name in properties and not required and _is_collection(inner):
+                    if not item and name in properties and not required and is_collection(inner):
                         empty.append(name)
                     else:
                         settle(inner, item)
@@ -85,7 +85,7 @@ _NOTHING: dict[str, Any] = {"object": {}, "string": "", "integer": 0, "boolean":
 """What a null among the elements of a list is read as."""
 
 
-def _is_collection(schema: Schema) -> bool:
+def is_collection(schema: Schema) -> bool:
     """Whether it is a list or a map, and not a structure."""
     return schema.type == "array" or (schema.type == "object" and not schema.open and not schema.properties)
 

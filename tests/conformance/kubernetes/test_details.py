@@ -180,3 +180,28 @@ def test_lists_that_are_null_where_they_are_missing(wire: Wire, ns: str) -> None
     scaler = wire.post(f"/apis/autoscaling/v2/namespaces/{ns}/horizontalpodautoscalers",
                        {"metadata": {"name": "h"}, "spec": spec}, dryRun="All")  # fmt: skip
     assert scaler["status"]["currentMetrics"] is None
+
+
+def test_what_admits_is_replaced_only_by_who_read_it(wire: Wire, ns: str) -> None:
+    for plural in ("validatingwebhookconfigurations", "mutatingwebhookconfigurations"):
+        path = f"/apis/admissionregistration.k8s.io/v1/{plural}"
+        made = wire.post(path, {"metadata": {"name": ns}})
+        unread = wire.put(f"{path}/{ns}", {"metadata": {"name": ns}})
+        read = wire.put(f"{path}/{ns}", made.body)
+        wire.delete(f"{path}/{ns}")
+        assert (unread.code, unread.causes[0][1], read.code) == (422, "metadata.resourceVersion", 200)
+
+
+def test_a_list_said_to_be_empty_counts_as_a_change_where_go_tells_it_from_none(wire: Wire, ns: str) -> None:
+    path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+    wire.post(path, {"metadata": {"name": ns}})
+    said = wire.patch(f"{path}/{ns}", {"webhooks": []})
+    unsaid = wire.patch(f"{path}/{ns}", {"webhooks": None})
+    wire.delete(f"{path}/{ns}")
+    assert [reply["metadata"]["generation"] for reply in (said, unsaid)] == [2, 2]
+    policies = f"/apis/networking.k8s.io/v1/namespaces/{ns}/networkpolicies"
+    wire.post(policies, {"metadata": {"name": "a"}, "spec": {"podSelector": {}}})
+    said = wire.patch(f"{policies}/a", {"spec": {"ingress": [{"from": []}]}})
+    again = wire.patch(f"{policies}/a", {"spec": {"ingress": [{"from": []}]}})
+    unsaid = wire.patch(f"{policies}/a", {"spec": {"ingress": [{}]}})
+    assert [reply["metadata"]["generation"] for reply in (said, again, unsaid)] == [2, 3, 3]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.store import Entry
 from sampan.kube.objects import Object
+from sampan.kube.schema import Schema
+from sampan.kube.zeros import is_collection
 
 POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
 """Subresources of a pod that change only these fields of its spec."""
@@ -54,15 +58,41 @@ def carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
             metadata[field] = present[field]
 
 
-def bump(call: Call, kind: Kind, new: Object, old: Object) -> None:
+LITERAL = {"NetworkPolicy": "spec", "MutatingWebhookConfiguration": "webhooks",
+           "ValidatingWebhookConfiguration": "webhooks"}  # fmt: skip
+"""Built-in kinds whose generation counts a change of this field by Go's letter, where an empty list that was given is
+another than none at all, as which it is stored."""
+
+
+def gives_empty(kind: Kind, wanted: Object) -> bool:
+    """Whether an object says of a list or map, in the field that counts by the letter, that nothing is in it."""
+    name = LITERAL.get(kind.resource.kind, "") if kind.crd is None else ""
+    node = kind.schema.properties.get(name)
+    return node is not None and _has_empty(node, wanted.get(name))
+
+
+def _has_empty(node: Schema | None, value: Any) -> bool:
+    if node is None or not isinstance(value, dict | list):
+        return False
+    if not value:
+        return is_collection(node)
+    if isinstance(value, list):
+        return any(_has_empty(node.items, item) for item in value)
+    return any(_has_empty(node.properties.get(name) or node.values, item) for name, item in value.items())
+
+
+def bump(call: Call, kind: Kind, new: Object, old: Object, *, literal: bool = False) -> None:
+    """Count a change in the generation; `literal`: what was sent `gives_empty`."""
     if not kind.counts_generation or kind.resource.kind == "PriorityClass":  # which shows one, always the first
         return
     apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
     counts = kind.resource.kind == "Deployment" and call.subresource != "status"
     noted = [obj["metadata"].get("annotations") for obj in (new, old) if counts]
-    if noted[:1] != noted[1:] or {k: v for k, v in new.items() if k not in apart} != {
-        k: v for k, v in old.items() if k not in apart
-    }:
+    if (
+        literal
+        or noted[:1] != noted[1:]
+        or {k: v for k, v in new.items() if k not in apart} != {k: v for k, v in old.items() if k not in apart}
+    ):
         new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
 
 

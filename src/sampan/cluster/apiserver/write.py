@@ -32,7 +32,12 @@ CREATE_ON_UPDATE = {"Service", "LimitRange", "Lease", "Event", "Endpoints", "Rol
                     "ClusterRoleBinding"}  # fmt: skip
 CREATE_BY_STATUS = {"ValidatingAdmissionPolicy"}
 """Built-in kinds that an apply to the status creates."""
-ONLY_CONDITIONAL = {"Lease", "PodDisruptionBudget"}
+ONLY_CONDITIONAL = {
+    "CSIDriver", "CSINode", "CSIStorageCapacity", "Lease", "LeaseCandidate", "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding", "MutatingWebhookConfiguration", "PodDisruptionBudget", "RuntimeClass",
+    "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration",
+    "VolumeAttachment",
+}  # fmt: skip
 """Built-in kinds that are replaced only by who says which version was read."""
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
 
@@ -281,6 +286,7 @@ class Writer:
             wanted = change(kind.seen(msgspec.json.decode(current.encoded)))
             decode.check_owners(call, wanted)
             self._check_versions(call, wanted, old)
+            literal = carry.gives_empty(kind, wanted) and call.subresource is None
             new = kind.inward(wanted) if kind.crd is None else wanted
             sent: Object | None = None
             if not tracked and kind.view is not None and kind.crd is not None and call.subresource == "status":
@@ -308,7 +314,7 @@ class Writer:
             self._refuse(kind, call.name, _all(kind, metadata_causes, causes, more))
             call.warnings.extend(kind.strategy.warnings(new, old))
             if call.subresource != "binding":  # where a pod runs is no change of what it is
-                carry.bump(call, kind, new, old)
+                carry.bump(call, kind, new, old, literal=literal)
             self.server.gate.validate(call, new, old)
             if tracked and managed_fields.only_time_differs(new, old):
                 return current.object
