@@ -54,14 +54,21 @@ def _not_base64(text: str) -> str | None:
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
-_LAYOUT = "2006-01-02T15:04:05Z07:00"
+_LAYOUTS = {"date-time": "2006-01-02T15:04:05Z07:00", "micro-time": "2006-01-02T15:04:05.000000Z07:00"}
 
 
-def _not_a_time(text: str) -> str | None:
-    if _TIME.fullmatch(text):
+def _not_a_time(text: str, form: str) -> str | None:
+    found = _TIME.fullmatch(text)
+    fraction = (found[1] or "") if found else ""
+    if found and (form == "date-time" or len(fraction) == len(".000000")):
         return None
     shown = json.dumps(text, ensure_ascii=False)
-    return f'parsing time {shown} as "{_LAYOUT}": cannot parse {shown} as "2006"'
+    rest, wanted = shown, "2006"
+    if found and len(fraction) > len(".000000"):
+        rest, wanted = json.dumps(fraction[7:] + found[2]), "Z07:00"
+    elif found:
+        rest, wanted = json.dumps(fraction + found[2]), ".000000"
+    return f'parsing time {shown} as "{_LAYOUTS[form]}": cannot parse {rest} as "{wanted}"'
 
 
 _QUANTITY = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
@@ -136,8 +143,6 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
         if value is None or node.open:
             return None
         if node.format == "quantity":
-            if isinstance(value, str) and not value and not strict:
-                return None
             try:
                 if isinstance(value, bool | dict | list):
                     raise QuantityError
@@ -162,7 +167,7 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
                 return None
             found = json_word(wrong[0])
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type uint8"
-        if node.format == "date-time" and isinstance(value, str) and (fault := _not_a_time(value)):
+        if node.format in _LAYOUTS and isinstance(value, str) and (fault := _not_a_time(value, node.format)):
             return fault
         if not fits(value, node.type):
             found = json_word(value)

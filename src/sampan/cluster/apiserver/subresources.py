@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sampan.cluster.apiserver import decode, patching
+from sampan.cluster.apiserver import decode
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.carry import POD_PARTS
-from sampan.cluster.apiserver.catalog import ScalePaths
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.write import STALE
 from sampan.cluster.runtime import LogOptions
 from sampan.cluster.store import Entry
 from sampan.kube import kinds
-from sampan.kube.errors import ApiError, Cause, bad_request, conflict, invalid, method_not_allowed, not_found
+from sampan.kube.errors import ApiError, Cause, bad_request, conflict, invalid, method_not_allowed
 from sampan.kube.objects import Object, now, parse_time
-from sampan.kube.transport import APPLY_PATCH
 
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
-
-
-def _lookup(obj: Any, path: tuple[str, ...]) -> Any:
-    for step in path:
-        obj = obj.get(step) if isinstance(obj, dict) else None
-    return obj
 
 
 class Subresources:
@@ -53,61 +45,10 @@ class Subresources:
             return await self.server.writer.patch(call)
         return await self.server.writer.update(call)
 
-    # -- scale
-
     async def _scale(self, call: Call) -> Answer:
-        kind = call.served
-        paths = kind.scale
-        if paths is None:
-            raise not_found(f"{kind.resource.plural}/scale", call.name, kind.resource.group)
-        if call.verb == "get":
-            return Answer(obj=_scale_of(await self._shown(call, self.server.reader.entry(call).object), paths))
-        content = decode.media_type(call.content_type)
-        applies = call.verb == "patch" and content == APPLY_PATCH
-        body, _ = decode.read_body(call)
+        from sampan.cluster.apiserver.scale import answer
 
-        def change(current: Object) -> Object:
-            present = _scale_of(current, paths)
-            if call.verb == "update":
-                wanted = body
-            elif applies:
-                wanted = {"kind": "", "apiVersion": "", **(body if isinstance(body, dict) else {})}
-            else:
-                wanted = patching.patch(content, present, body, kind.schema)
-            wanted = decode.check_object(wanted)
-            version = wanted["metadata"].get("resourceVersion")
-            if version and version != current["metadata"]["resourceVersion"]:
-                raise conflict(kind.resource.plural, call.name, STALE, kind.resource.group)
-            spec = wanted.get("spec")
-            replicas = (spec or {}).get("replicas", 0) if isinstance(spec, dict | None) else None
-            if isinstance(replicas, bool) or not isinstance(replicas, int):
-                fault = bad_request("spec.replicas must be an integer")
-                if applies:
-                    from sampan.kube.decoding import json_word
-
-                    where = f"{call.namespace or ''}/{call.name}; autoscaling/v1, Kind=Scale"
-                    raise bad_request(
-                        f"failed to create typed patch object ({where}): .spec.replicas: expected numeric (int or"
-                        " float), got " + json_word((spec or {}).get("replicas"))
-                    )
-                raise fault if call.verb == "update" else patching.refused(content, body, wanted, fault)
-            if replicas < 0:
-                message = f"Invalid value: {replicas}: must be greater than or equal to 0"
-                raise invalid("Scale", call.name, [Cause("spec.replicas", message)], "autoscaling")
-            if applies:
-                return _apply_scale(call, current, wanted, replicas, paths.spec)
-            return _with(current, paths.spec, replicas)
-
-        entry = await self.server.writer.change(call, change, tracked=applies)
-        return Answer(obj=_scale_of(await self._shown(call, entry.object), paths))
-
-    @staticmethod
-    async def _shown(call: Call, obj: Object) -> Object:
-        """A stored object in the version asked for."""
-        kind = call.served
-        if kind.converter is None:
-            return kind.outward(obj)
-        return (await kind.converter.convert([obj], kind.resource.api_version))[0]
+        return await answer(self.server, call)
 
     # -- pods
 
@@ -231,66 +172,3 @@ class Subresources:
             return {**json_copy(wanted), "spec": {"finalizers": finalizers}}
 
         return self.server.writer.answer(call, await self.server.writer.change(call, change))
-
-
-def _with(obj: Object, path: tuple[str, ...], value: Any) -> Object:
-    """`obj`, with a value set at a path, in place."""
-    node = obj
-    for step in path[:-1]:
-        node = node.setdefault(step, {})
-    node[path[-1]] = value
-    return obj
-
-
-def _apply_scale(call: Call, current: Object, scale: Object, replicas: int, path: tuple[str, ...]) -> Object:
-    """Apply a Scale: what it owns of the object is its number. A Scale leaves its zero out, so zero is owned anew."""
-    resource = call.served.resource
-    if (scale["apiVersion"], scale["kind"]) != ("autoscaling/v1", "Scale"):
-        raise bad_request(f"invalid object type: {scale['apiVersion'] or '/'}, Kind={scale['kind']}")
-    metadata = {name: current["metadata"][name] for name in ("name", "namespace") if name in current["metadata"]}
-    applied: Object = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
-    if "replicas" in (scale.get("spec") or {}):
-        _with(applied, path, replicas)
-    live = json_copy(current)
-    if not _lookup(live, path):
-        holder = _lookup(live, path[:-1]) if path[:-1] else live
-        if isinstance(holder, dict):
-            holder.pop(path[-1], None)
-    try:
-        made = patching.server_side(
-            live, applied, call.served, manager=call.field_manager, force=call.flag("force"), subresource="scale"
-        )
-    except ApiError as error:
-        raise _as_scale(error, resource.api_version) from None
-    return made if _lookup(made, path) is not None else _with(made, path, 0)
-
-
-def _as_scale(error: ApiError, version: str) -> ApiError:
-    """A conflict as one who applies a Scale sees it: others own it as a Scale, too, in whatever version they wrote."""
-    using = f"using {version}"
-    error.message = error.message.replace(using, "using autoscaling/v1")
-    for cause in (error.details or {}).get("causes", ()):
-        cause["message"] = cause["message"].replace(using, "using autoscaling/v1")
-    return error
-
-
-def _scale_of(obj: Object, paths: ScalePaths) -> Object:
-    metadata = obj["metadata"]
-    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
-    status: Object = {"replicas": _lookup(obj, paths.status) or 0}
-    selector = _lookup(obj, paths.selector) if paths.selector else _lookup(obj, ("spec", "selector"))
-    if isinstance(selector, str):
-        status["selector"] = selector
-    elif isinstance(selector, dict):
-        from sampan.kube.selectors import from_label_selector, from_labels
-
-        labelled = "matchLabels" in selector or "matchExpressions" in selector
-        status["selector"] = str(from_label_selector(selector) if labelled else from_labels(selector))
-    replicas = _lookup(obj, paths.spec) or 0
-    return {
-        "kind": "Scale",
-        "apiVersion": "autoscaling/v1",
-        "metadata": {name: metadata[name] for name in kept if name in metadata},
-        "spec": {"replicas": replicas} if replicas else {},
-        "status": status,
-    }

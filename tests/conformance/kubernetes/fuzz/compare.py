@@ -35,6 +35,12 @@ _NO_LABELS = re.compile(
 )
 # the tokens upstream's parser of expressions could have gone on with
 _TOKENS = re.compile(r" expecting (\{[^\n]*\}|'[^\n]*')$", re.MULTILINE)
+# a Scale of a custom kind that cannot be read: upstream loses the fault looking for the type's name
+_SCALE = re.compile(
+    r'^(\w+ in version "\w+" cannot be handled as a Scale: |no kind is registered for the type v1.Scale in scheme'
+    r"|the object provided is unrecognized \(must be of type Scale\): ).*",
+    re.DOTALL,
+)
 _VERSION = re.compile(
     r"(?<=ResourceVersion in the precondition \()\d+|(?<=ResourceVersion in record \()\d+"
     r"|(?<=ResourceVersion in precondition: )\d+|(?<=ResourceVersion in object meta: )\d+"
@@ -49,7 +55,7 @@ _AGE = re.compile(r"\d+[smhd](\d+[smh])?")
 
 def text(value: str) -> str:
     value = _DIFFERENCE.sub(r"\1", value.replace("unmarshalerDecoder: ", ""))  # which of two decoders it was
-    value = _TOKENS.sub("", value)
+    value = _SCALE.sub("NO SCALE", _TOKENS.sub("", value))
     value = _NO_LABELS.sub(r"\1 value: {}", _ELEMENT.sub("OBJECT", value))
     value = _GO.sub("Invalid value: OBJECT", _DECODED.sub(r"\1", _PATCH.sub("OUTCOME", value)))
     value = _ADDRESS.sub("ADDRESS", _TIME.sub("TIME", _UID.sub("UID", value)))

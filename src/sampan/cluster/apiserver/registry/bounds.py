@@ -205,7 +205,9 @@ class ResourceQuota(TableStrategy):
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         after, before = (sub(obj, "spec").get("scopes") or [] for obj in (new, old))
         if set(after) != set(before):
-            faults.invalid("spec.scopes", after or None, "field is immutable")
+            faults.invalid(
+                "spec.scopes", after if sub(new, "spec").get("scopes") is not None else None, "field is immutable"
+            )
 
 
 def _standard(name: str) -> bool:

@@ -53,11 +53,11 @@ def validate_containers(faults: Faults, spec: Object, path: str, volumes: set[An
     for group in ("containers", "initContainers"):
         for index, container in enumerate(maps(spec.get(group))):
             where = f"{path}.{group}[{index}]"
-            name = container.get("name")
+            name = container.get("name") or ""
             faults.name(f"{where}.name", name, DNS_LABEL)
-            if name:
-                if name in seen:
-                    faults.duplicate(f"{where}.name", name)
+            if name in seen:
+                faults.duplicate(f"{where}.name", name)
+            if name or group == "containers":  # upstream counts the nameless, too
                 seen.add(name)
             sidecar = container.get("restartPolicy") == "Always"
             _container(faults, container, where, volumes)

@@ -20,6 +20,7 @@ from sampan.cluster.apiserver.registry.faults import (
 )
 from sampan.cluster.apiserver.registry.services import address
 from sampan.cluster.apiserver.strategy import Context
+from sampan.kube.names import path_segment
 from sampan.kube.objects import Object
 
 
@@ -119,7 +120,12 @@ class IngressClass(TableStrategy):
             faults.required("spec.controller")
         elif "/" not in controller:
             faults.invalid("spec.controller", controller, 'must be a domain-prefixed path (such as "acme.io/foo")')
+        if not isinstance(sub(obj, "spec").get("parameters"), dict):
+            return
         parameters = sub(obj, "spec", "parameters")
+        faults.name("spec.parameters.apiGroup", parameters.get("apiGroup"), DNS_SUBDOMAIN, required=False)
+        for key in ("kind", "name"):
+            faults.name(f"spec.parameters.{key}", parameters.get(key), path_segment)
         faults.one_of("spec.parameters.scope", parameters.get("scope"), ("Cluster", "Namespace"), required=False)
         if parameters.get("scope") == "Namespace" and not parameters.get("namespace"):
             faults.required("spec.parameters.namespace", "`parameters.scope` is set to 'Namespace'")
@@ -180,12 +186,12 @@ def _peer(faults: Faults, peer: Object, path: str) -> None:
     if peer.get("podSelector") is not None or peer.get("namespaceSelector") is not None:
         faults.forbidden(path, "may not specify both ipBlock and another peer")
     outer = _cidr(faults, f"{path}.ipBlock.cidr", block.get("cidr"))
+    if outer is None:
+        return
     for index, text in enumerate(block.get("except") or ()):
         inner = _cidr(faults, f"{path}.ipBlock.except[{index}]", text)
-        if outer and inner and (inner.version != outer.version or not inner.subnet_of(outer) or inner == outer):  # type: ignore[arg-type]
-            faults.invalid(
-                f"{path}.ipBlock.except[{index}]", text, f"must be a strict subset of `cidr` {block.get('cidr')}"
-            )
+        if inner and (inner.version != outer.version or not inner.subnet_of(outer) or inner == outer):  # type: ignore[arg-type]
+            faults.invalid(f"{path}.ipBlock.except[{index}]", text, "must be a strict subset of `cidr`")
 
 
 def _cidr(faults: Faults, path: str, text: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:

@@ -117,7 +117,6 @@ def _volumes(faults: Faults, spec: Object, path: str) -> set[Any]:
         faults.name(f"{where}.name", name, DNS_LABEL)
         if name in seen:
             faults.duplicate(f"{where}.name", name)
-        seen.add(name or "")
         sources = [key for key, value in volume.items() if key != "name" and value is not None]
         if not sources:
             faults.required(where, "must specify a volume type")
@@ -131,6 +130,7 @@ def _volumes(faults: Faults, spec: Object, path: str) -> set[Any]:
             if source not in sources[1:] and volume.get(source) is not None:
                 _files(faults, sub(volume, source), f"{where}.{source}", source)
         if len(faults.causes) == before:
+            seen.add(name or "")
             sound.add(name)
     return sound
 

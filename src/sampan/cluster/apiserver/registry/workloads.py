@@ -117,7 +117,8 @@ class ReplicationController(TableStrategy):
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         if old is not None and lookup(new, "spec.template") == lookup(old, "spec.template"):
             return []
-        return pod_spec_advice(lookup(new, "spec.template.spec"), "spec.template.spec")
+        # of a changed one upstream warns of what it was
+        return pod_spec_advice(lookup(new if old is None else old, "spec.template.spec"), "spec.template.spec")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
@@ -125,7 +126,10 @@ class ReplicationController(TableStrategy):
         selector, labels = spec.get("selector"), sub(spec, "template", "metadata").get("labels") or {}
         if not selector:
             faults.required("spec.selector")
-        elif any(labels.get(key) != value for key, value in selector.items()):
+        if spec.get("template") is None:
+            faults.required("spec.template")
+            return
+        if selector and any(labels.get(key) != value for key, value in selector.items()):
             faults.invalid(
                 "spec.template.metadata.labels", labels or None, "`selector` does not match template `labels`"
             )
@@ -270,7 +274,9 @@ class ControllerRevision(TableStrategy):
 
 class PodTemplate(TableStrategy):
     def default(self, obj: Object) -> None:
-        if isinstance(template := obj.get("template"), dict):
+        if obj.get("template") is None:
+            obj["template"] = {}
+        if isinstance(template := obj["template"], dict):
             if template.get("spec") is None:
                 template["spec"] = {}
             default_pod_spec(template["spec"])
