@@ -102,7 +102,6 @@ def _apply(call: Call, present: Object, body: Any, repeated: list[str]) -> Objec
         decode.check_applied(call, SCALE, body)
     applied = decode.check_object(body)
     applied["metadata"].setdefault("name", call.name)
-    decode.check_name(call, applied)
     made = apply.apply(
         present, applied, SCALE.schema, manager=call.field_manager, force=call.flag("force"), subresource="scale",
         now=now(),
@@ -112,6 +111,7 @@ def _apply(call: Call, present: Object, body: Any, repeated: list[str]) -> Objec
             f"failed to convert new object (/{call.name}; autoscaling/v1, Kind=Scale) to proper version: request to"
             " convert CR to an invalid group/version: autoscaling/v1"
         )
+    decode.check_name(call, applied)
     decode.check_readable(call, SCALE, made)
     decode.check_fields(call, SCALE, applied, repeated)
     return json_copy(made)  # type: ignore[no-any-return]
