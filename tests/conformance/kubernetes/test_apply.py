@@ -213,3 +213,26 @@ def test_force_is_for_applies(wire: Wire, ns: str) -> None:
     wire.apply(maps(ns, "a"), config(k="1"), "m1")
     reply = wire.patch(maps(ns, "a"), {"data": {"k": "2"}}, force="true")
     assert reply.causes == [("FieldValueForbidden", "force", "Forbidden: may not be specified for non-apply patch")]
+
+
+def test_owners_of_the_number_of_a_scale(wire: Wire, ns: str) -> None:
+    path = f"/apis/apps/v1/namespaces/{ns}/deployments/d"
+    unsaid = whole()
+    unsaid["spec"].pop("replicas", None)
+    assert wire.apply(path, unsaid, "m1").code == 201
+
+    def scale(replicas: int | None) -> dict[str, Any]:
+        spec = {} if replicas is None else {"replicas": replicas}
+        return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": spec}
+
+    refused = wire.apply(f"{path}/scale", scale(3), "m2")
+    before = 'conflict with "before-first-apply" with subresource "scale" using autoscaling/v1: .spec.replicas'
+    assert refused["message"] == f"Apply failed with 1 conflict: {before}", "a default is nobody's"
+    number: Object = {"f:spec": {"f:replicas": {}}}
+    assert wire.apply(f"{path}/scale", scale(3), "m2", force="true").code == 200
+    assert owned(wire.get(path))["m2", "Apply", "scale"] == number
+    assert wire.put(f"{path}/scale", scale(2)).code == 200
+    own = owned(wire.get(path))
+    assert (own["conformance", "Update", "scale"], ("m2", "Apply", "scale") in own) == (number, False)
+    assert wire.put(f"{path}/scale", scale(0)).code == 200
+    assert set(owned(wire.get(path))) == {("m1", "Apply", "")}, "a Scale leaves its zero out"

@@ -205,3 +205,22 @@ def test_a_list_said_to_be_empty_counts_as_a_change_where_go_tells_it_from_none(
     again = wire.patch(f"{policies}/a", {"spec": {"ingress": [{"from": []}]}})
     unsaid = wire.patch(f"{policies}/a", {"spec": {"ingress": [{}]}})
     assert [reply["metadata"]["generation"] for reply in (said, again, unsaid)] == [2, 3, 3]
+
+
+def test_what_is_there_is_in_some_phase(wire: Wire, ns: str) -> None:
+    space = {"metadata": {"name": ns}}
+    assert wire.put(f"/api/v1/namespaces/{ns}/status", space)["status"] == {"phase": "Active"}
+    refused = wire.patch(f"/api/v1/namespaces/{ns}/status", {"status": {"phase": "Odd"}})
+    assert (refused.code, refused.causes[0][1]) == (422, "status.Phase")
+    volume = {
+        "metadata": {"name": ns},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "nfs": {"server": "s", "path": "/v"},
+        },
+    }
+    made = wire.post("/api/v1/persistentvolumes", volume)
+    patched = wire.patch(f"/api/v1/persistentvolumes/{ns}/status", {"status": {"phase": ""}})
+    wire.delete(f"/api/v1/persistentvolumes/{ns}")
+    assert (patched.code, bool(patched["status"]["phase"]), made.code) == (200, True, 201)

@@ -120,9 +120,6 @@ def track(  # noqa: PLR0917
         view=kind.view if kind else None,
     )  # fmt: skip
     entries = tracked["metadata"].get("managedFields")
-    if subresource == "scale" and (new.get("spec") or {}).get("replicas") == 0:
-        # a Scale leaves its zero out: who scales to nothing owns nothing
-        entries = [e for e in entries or () if (e.get("manager"), e.get("subresource")) != (manager, "scale")]
     if entries:
         given["metadata"]["managedFields"] = json_copy(entries)
     else:

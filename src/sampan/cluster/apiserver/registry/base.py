@@ -58,6 +58,12 @@ def unchanged(new: Object, old: Object) -> bool:
     return all(new.get(key) == old.get(key) for key in {*new, *old}.difference(apart))
 
 
+def default_phase(obj: Object, phase: str) -> None:
+    """What an object that is there is in when its status says nothing: none is without."""
+    if obj["metadata"].get("resourceVersion") and isinstance(obj.setdefault("status", {}), dict):
+        obj["status"]["phase"] = obj["status"].get("phase") or phase
+
+
 def lookup(obj: Any, path: str) -> Any:
     """The value at a dotted path, None when any step is missing."""
     for step in path.split("."):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sampan.cluster.apiserver.registry.base import TableStrategy, as_text, lookup
+from sampan.cluster.apiserver.registry.base import TableStrategy, as_text, default_phase, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import (
     DNS_LABEL,
@@ -27,6 +27,7 @@ class Namespace(TableStrategy):
         metadata = obj.get("metadata")
         if isinstance(metadata, dict) and not metadata.get("generateName"):  # its name comes later
             self._label(obj)
+        default_phase(obj, "Active")
 
     @staticmethod
     def _label(obj: Object) -> None:
@@ -55,6 +56,15 @@ class Namespace(TableStrategy):
             if "/" not in finalizer and finalizer not in ("kubernetes", "orphan", "foregroundDeletion"):
                 detail = "name is neither a standard finalizer name nor is it fully qualified"
                 faults.invalid(f"spec.finalizers[{index}]", finalizer, detail)
+
+    def validate_update(self, new: Object, old: Object) -> list[Cause]:
+        causes, phase = super().validate_update(new, old), lookup(new, "status.phase")
+        gone = bool(new["metadata"].get("deletionTimestamp"))
+        wanted = "Terminating" if gone else "Active"
+        if phase != wanted and phase != lookup(old, "status.phase"):
+            said = f"may only be '{wanted}' if `deletionTimestamp` is {'not ' if gone else ''}empty"
+            causes.append(Cause("status.Phase", f'Invalid value: "{phase}": {said}'))
+        return causes
 
 
 class Node(TableStrategy):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
+from sampan.cluster.apiserver.registry.base import TableStrategy, default_phase, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, qualified_name_problems, sub
 from sampan.cluster.apiserver.strategy import Context
@@ -50,9 +50,11 @@ class Claim(TableStrategy):
         obj["status"] = {"phase": "Pending"}
         _protect(obj, "kubernetes.io/pvc-protection")
 
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        default_phase(obj, "Pending")
+
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
-        if isinstance(new.get("status"), dict):
-            new["status"].setdefault("phase", "Pending")
         spec = sub(new, "spec")
         for key in ("storageClassName", "volumeName"):
             if spec and spec.get(key) is None and lookup(old, f"spec.{key}") is not None:
@@ -107,13 +109,20 @@ class Volume(TableStrategy):
         ("spec.hostPath.type", ""),
     )
 
+    def default(self, obj: Object) -> None:
+        super().default(obj)
+        default_phase(obj, "Pending")
+
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"phase": "Pending", "lastPhaseTransitionTime": now()}
         _protect(obj, "kubernetes.io/pv-protection")
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
-        if ctx.subresource == "status" and lookup(new, "status.phase") != lookup(old, "status.phase"):
-            new["status"] = {**sub(new, "status"), "lastPhaseTransitionTime": now()}
+        status, since = sub(new, "status"), lookup(old, "status.lastPhaseTransitionTime")
+        if ctx.subresource == "status" and status.get("phase") != lookup(old, "status.phase"):
+            new["status"] = {**status, "lastPhaseTransitionTime": now()}
+        elif since and not status.get("lastPhaseTransitionTime"):
+            new["status"] = {**status, "lastPhaseTransitionTime": since}
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
