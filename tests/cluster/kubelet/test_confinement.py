@@ -119,9 +119,10 @@ async def test_tmp_is_each_containers_own(node: Any) -> None:
     two = [shell("touch /tmp/one; ls /tmp; echo said; sleep 100"), shell("sleep 0.5; ls /tmp; echo said; sleep 100")]
     await node.pod("tmp", [{**c, "name": f"c{i}", "image": "busybox"} for i, c in enumerate(two)])
     await node.until(lambda: node.ready("tmp"))
-    for name, seen in (("c0", "one\nsaid\n"), ("c1", "said\n")):
+    for name, seen in (("c0", {"one", "said"}), ("c1", {"said"})):
         await node.says("tmp", "said", container=name)
-        assert await node.text("tmp", container=name) == seen
+        listed = set((await node.text("tmp", container=name)).split())
+        assert listed - {Path(__file__).parts[2]} == seen, "but for a checkout that lies in /tmp itself"
     assert not Path("/tmp/one").exists()
 
 

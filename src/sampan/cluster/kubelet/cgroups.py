@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +103,11 @@ class Group:
     def remove(self) -> None:
         """Once its processes have ended."""
         remove(self._directories.values(), 1.0)
+
+    def dismiss(self) -> None:
+        """Remove it without waiting for its last processes, which have been killed."""
+        what = (list(self._directories.values()), 60.0)
+        threading.Thread(target=remove, args=what, name="leave-group", daemon=True).start()
 
 
 class Groups:

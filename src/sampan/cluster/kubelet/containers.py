@@ -125,6 +125,12 @@ class ContainerRunner:
 
     async def run(self, restart: Callable[[int], bool]) -> None:
         """Start it, and again for as long as `restart(exit code)` says so."""
+        try:
+            await self._run(restart)
+        finally:
+            self._leave_group(0)  # of a start that was called off
+
+    async def _run(self, restart: Callable[[int], bool]) -> None:
         delay = 0.0
         while not self.stopping:
             began = time.monotonic()
@@ -161,7 +167,7 @@ class ContainerRunner:
             self.first_ready.set()
         code = await container.wait()
         await self._end_probes()
-        await self._leave_group(code)
+        self._leave_group(code)
         self.container = None
         reason = "OOMKilled" if self.oom_killed else "Completed" if code == 0 else "Error"
         ended: Object = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": now()}
@@ -304,11 +310,11 @@ class ContainerRunner:
         self.group = self.services.groups.create(name, self.spec.get("resources") or {})
         return self.group.entries
 
-    async def _leave_group(self, code: int) -> None:
+    def _leave_group(self, code: int) -> None:
         if self.group is not None:
             # As containerd has it: whatever the program made of it, somebody in there was killed for its memory.
             self.oom_killed = bool(code) and self.group.oom_kills() > 0
-            await asyncio.to_thread(self.group.remove)
+            self.group.dismiss()
             self.group = None
 
     def _namespaces(self) -> list[int]:
