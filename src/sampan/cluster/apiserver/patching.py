@@ -88,15 +88,20 @@ def scale_causes(kind: Kind, obj: Object) -> list[Cause]:
     found = []
     for path in (kind.scale.spec, kind.scale.status):
         value: Any = obj
+        wanted = "map[string]interface{}"
         for step in path:
-            value = value.get(step) if isinstance(value, dict) else None
+            if not isinstance(value, dict):
+                break
+            value = value.get(step)
+        else:
+            wanted = "int64"
         where = "." + ".".join(path)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            go = {bool: "bool", float: "float64", str: "string", list: "[]interface {}"}
+        if isinstance(value, bool) or not isinstance(value, int) or wanted != "int64":
+            go = {bool: "bool", float: "float64", int: "int64", str: "string", list: "[]interface {}"}
             shown = f"{strategic.go_text(value)} is of the type {go.get(type(value), 'map[string]interface {}')}"
-            found.append(Cause(where, f"Invalid value: 0: {where} accessor error: {shown}, expected int64"))
+            found.append(Cause(where, f"Invalid value: 0: {where} accessor error: {shown}, expected {wanted}"))
         elif value < 0:
             found.append(Cause(where, f"Invalid value: {value}: should be a non-negative integer"))
     return found

@@ -6,6 +6,7 @@ makes the parent. `[]` in a path means every item of a list. Values come from th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
@@ -111,12 +112,21 @@ POD_SPEC_ROWS: Rows = (
 _pod_spec = compile_rows(POD_SPEC_ROWS)
 
 
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_IMAGE = re.compile(
+    rf"(?:(?=[^/]*[.:A-Z][^/]*/|localhost/){_HOST}(?:\.{_HOST})*(?::\d+)?/)?{_PART}(?:/{_PART})*"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?P<digest>@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?",
+    re.ASCII,
+)
+"""The name of an image: a registry where it looks like a host, a path, a tag, a digest."""
+
+
 def pull_policy(image: str) -> str:
-    """Always for an image without a tag or with `:latest`, else IfNotPresent."""
-    if "@" in image:
-        return "IfNotPresent"
-    tag = image.rpartition("/")[2].partition(":")[2]
-    return "Always" if tag in ("", "latest") else "IfNotPresent"
+    """Always for the image tagged `latest`, or of no tag and digest; IfNotPresent for others, and for no image name."""
+    found = _IMAGE.fullmatch(image)
+    newest = found is not None and (found["tag"] or ("" if found["digest"] else "latest")) == "latest"
+    return "Always" if newest else "IfNotPresent"
 
 
 def default_pod_spec(spec: Any) -> None:
