@@ -74,6 +74,16 @@ def _not_a_time(text: str, form: str) -> str | None:
 _QUANTITY = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 
 
+def _typed(name: str) -> str:
+    """A type of a schema, as an apply names it."""
+    return {"object": "map", "array": "list", "integer": "numeric (int or float)"}.get(name, name)
+
+
+def _found(value: Any) -> str:
+    """The type of a value, as an apply names it."""
+    return {dict: "map", list: "list", bool: "boolean", str: "string"}.get(type(value), f"&{{{value}}}")
+
+
 def typed_fault(schema: Schema, obj: Any) -> str | None:
     """What keeps an object from being applied: wrong types, fields of no schema, elements that are given twice."""
     faults: list[str] = []
@@ -84,14 +94,14 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
         ):
             faults.append(f"{path}: expected any scalar, got {json_word(value)}")
             return
+        if value is not None and node.open and node.structural and node.type and not fits(value, node.type):
+            faults.append(f"{path}: expected {_typed(node.type)}, got {_found(value)}")
         if value is None or node.open or node.format == "quantity" or node.int_or_string or not node.type:
             return
-        if node.type == "integer" and isinstance(value, float) and not node.structural:
+        if node.type == "integer" and isinstance(value, float):
             return  # a number, if not one that goes into the field: `decode_fault` says so
         if not fits(value, node.type):
-            words = {"object": "map", "array": "list", "integer": "numeric (int or float)"}
-            found = {dict: "map", list: "list", bool: "boolean", str: "string"}.get(type(value), f"&{{{value}}}")
-            faults.append(f"{path}: expected {words.get(node.type, node.type)}, got {found}")
+            faults.append(f"{path}: expected {_typed(node.type)}, got {_found(value)}")
         elif isinstance(value, dict):
             for key in sorted(value):
                 child = node.child(key)

@@ -311,7 +311,6 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
         Column("Limit", _quota("limits")),
         AGE,
     ),
-    ("", "LimitRange"): (NAME, CREATED_AT),
     ("autoscaling", "HorizontalPodAutoscaler"): (
         NAME,
         Column("Reference", _reference),

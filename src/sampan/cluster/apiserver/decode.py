@@ -358,6 +358,12 @@ def check_owners(call: Call, obj: Object) -> None:
     obj["metadata"]["ownerReferences"] = kept
 
 
+def _within(fault: str, path: str) -> bool:
+    """Whether a field given twice is the one at `path`, or below it."""
+    where = fault.removeprefix("duplicate field ").strip('"')
+    return where == path or where.startswith((f"{path}.", f"{path}["))
+
+
 def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> None:
     """Report unknown and duplicate fields as asked: an error (Strict), warnings (Warn), or nothing (Ignore)."""
     from sampan.kube import schema
@@ -368,6 +374,9 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
     applied = media_type(call.content_type) == "application/apply-patch+yaml"
     yaml = applied or media_type(call.content_type) == "application/yaml"
     unknown = schema.unknown_fields(kind.schema, obj)
+    if kind.crd is None and not yaml:  # what is unknown is not looked into
+        hidden = [fault.removeprefix("unknown field ").strip('"') for fault in unknown]
+        repeated = [fault for fault in repeated if not any(_within(fault, path) for path in hidden)]
     faults = [*repeated, *unknown]
     if not faults:
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.kube import names
@@ -38,6 +40,10 @@ def causes_of(kind: Kind, obj: Object, name: str) -> list[Cause]:
             if not extension and "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
                 fault = "name is neither a standard finalizer name nor is it fully qualified"
                 found.append(names.invalid_value(path, finalizer, fault))
+        if {"orphan", "foregroundDeletion"} <= set(metadata.get("finalizers") or ()):
+            fault = "finalizer orphan and foregroundDeletion cannot be both set"
+            shown = json.dumps(metadata["finalizers"], separators=(",", ":"))
+            found.append(Cause("metadata.finalizers", f"Invalid value: {shown}: {fault}"))
     except (TypeError, AttributeError):
         pass  # of the wrong type, which the schema reports
     for owner in metadata.get("ownerReferences") or ():
@@ -47,6 +53,18 @@ def causes_of(kind: Kind, obj: Object, name: str) -> list[Cause]:
                 path = f"metadata.ownerReferences.{field}"
                 found.append(Cause(path, f'Invalid value: "": {what}must not be empty'))
     return found
+
+
+def finalizer_warnings(new: Object, old: Object | None) -> list[str]:
+    """What to tell of finalizers that a write adds to a custom object: one without a domain may be another's, too."""
+    before = set(old["metadata"].get("finalizers") or ()) if old else set()
+    added = {one for one in new["metadata"].get("finalizers") or () if isinstance(one, str)} - before
+    return [
+        f'metadata.finalizers: "{one}": prefer a domain-qualified finalizer name to avoid accidental conflicts with'
+        " other finalizer writers"
+        for one in sorted(added)
+        if "/" not in one and one not in STANDARD_FINALIZERS
+    ]
 
 
 def finalizer_causes(new: Object, old: Object) -> list[Cause]:

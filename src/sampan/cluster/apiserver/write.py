@@ -14,7 +14,13 @@ from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.conversion import NeedsConversion
 from sampan.cluster.apiserver.decode import json_copy
-from sampan.cluster.apiserver.metadata import causes_of, check_unborn, finalizer_causes, uid_conflict
+from sampan.cluster.apiserver.metadata import (
+    causes_of,
+    check_unborn,
+    finalizer_causes,
+    finalizer_warnings,
+    uid_conflict,
+)
 from sampan.cluster.apiserver.strategy import Context
 from sampan.cluster.store import Entry, Remove, Store
 from sampan.kube import schema, zeros
@@ -39,6 +45,8 @@ ONLY_CONDITIONAL = {
     "VolumeAttachment",
 }  # fmt: skip
 """Built-in kinds that are replaced only by who says which version was read."""
+APART = {"PodDisruptionBudget", "Event"}
+"""Kinds whose metadata are checked only where nothing else is wrong with them."""
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
 
 
@@ -240,6 +248,7 @@ class Writer:
             for field in (*carry.SERVER_METADATA, "selfLink"):
                 if field != "generation":  # a kind that does not count keeps what was given
                     metadata.pop(field, None)
+            status = obj.get("status")
             if kind.has_status and resource.kind != "Node" and "status" in obj:
                 del obj["status"]
             metadata["uid"] = new_uid()
@@ -248,7 +257,11 @@ class Writer:
                 metadata["generation"] = 1
             new = self.settle(kind, obj)
             if not tracked:  # before admission and strategy: what the server decides is nobody's
-                patching.track(None, new, self._storage_schema(kind), call.field_manager, call.subresource, kind)
+                sent = new
+                if call.subresource == "status":
+                    sent = carry.without_spec(self.settle(kind, carry.without_spec(json_copy(obj), status)), None)
+                patching.track(None, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
+                carry.own(new, sent)
             zeros.close(self._storage_schema(kind), new)
             self.server.gate.mutate(call, new, None)
             kind.strategy.prepare_create(new, self.context(call, name))
@@ -259,7 +272,7 @@ class Writer:
             own = lambda: kind.strategy.validate_create(new)  # noqa: E731
             self._refuse(kind, name, _all(kind, metadata_causes, causes, own))
             self.server.gate.validate(call, new, None)
-            call.warnings.extend(kind.strategy.warnings(new, None))
+            call.warnings.extend(self._warnings(kind, new, None))
             if current is not None:  # last, as upstream: what is wrong with the object is said first
                 error = already_exists(resource.plural, name, resource.group)
                 if current.object["metadata"].get("deletionTimestamp"):
@@ -312,7 +325,7 @@ class Writer:
             causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
             more = lambda: kind.strategy.validate_update(new, old)  # noqa: E731
             self._refuse(kind, call.name, _all(kind, metadata_causes, causes, more))
-            call.warnings.extend(kind.strategy.warnings(new, old))
+            call.warnings.extend(self._warnings(kind, new, old))
             if call.subresource != "binding":  # where a pod runs is no change of what it is
                 carry.bump(call, kind, new, old, literal=literal)
             self.server.gate.validate(call, new, old)
@@ -358,6 +371,10 @@ class Writer:
         entry = await self.store.write(kind.table, key, mutate)
         assert entry is not None
         return entry
+
+    @staticmethod
+    def _warnings(kind: Kind, new: Object, old: Object | None) -> list[str]:
+        return kind.strategy.warnings(new, old) if kind.crd is None else finalizer_warnings(new, old)
 
     @staticmethod
     def _storage_schema(kind: Kind) -> schema.Schema:
@@ -451,8 +468,10 @@ def _all(kind: Kind, metadata: list[Cause], typed: list[Cause], more: Callable[[
     if any(cause.reason != "FieldValueRequired" for cause in typed):
         return metadata + typed
     own = more()
-    if not own or kind.resource.kind != "PodDisruptionBudget":  # of which upstream checks the metadata apart
+    if not own or kind.resource.kind not in APART:
         own = metadata + own
+    else:
+        typed = [cause for cause in typed if not cause.field.startswith("metadata.")]
     said = {cause.field for cause in own}
     owners = any(field.startswith("metadata.ownerReferences.") for field in said)
     return own + [

@@ -141,10 +141,18 @@ def text_of(path: Path) -> str:
             parts.append(f".{rest}")
         elif kind == "k":
             keys = json.loads(rest)
-            parts.append(f"[{','.join(f'{key}={json.dumps(keys[key])}' for key in sorted(keys))}]")
+            parts.append(f"[{_entries(keys)}]")
         else:
             parts.append(f"[={rest}]")
     return "".join(parts)
+
+
+def _entries(values: dict[str, Any]) -> str:
+    return ",".join(f"{key}={_shown(values[key])}" for key in sorted(values))
+
+
+def _shown(value: Any) -> str:
+    return _entries(value) if isinstance(value, dict) else json.dumps(value)
 
 
 # -- walks over objects ----------------------------------------------------------------------------------------------

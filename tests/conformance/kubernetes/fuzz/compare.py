@@ -41,10 +41,12 @@ _SCALE = re.compile(
     r"|the object provided is unrecognized \(must be of type Scale\): ).*",
     re.DOTALL,
 )
+# of the faults of an applied object, which are found depends on the order in which Go walks a map
+_UNDECLARED = re.compile(r"(?<=\): )(errors:\n|\.).*field not declared in schema.*", re.DOTALL)
 _VERSION = re.compile(
     r"(?<=ResourceVersion in the precondition \()\d+|(?<=ResourceVersion in record \()\d+"
     r"|(?<=ResourceVersion in precondition: )\d+|(?<=ResourceVersion in object meta: )\d+"
-    r"|(?<=resource version: )\d+|(?<=current: )\d+"
+    r"|(?<=resource version: )\d+|(?<=resourceVersion:)\d+|(?<=current: )\d+"
 )
 # made up by each side for itself
 _OWN = frozenset({"uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "time", "continue"})
@@ -55,6 +57,10 @@ _AGE = re.compile(r"\d+[smhd](\d+[smh])?")
 
 def text(value: str) -> str:
     value = _DIFFERENCE.sub(r"\1", value.replace("unmarshalerDecoder: ", ""))  # which of two decoders it was
+    value = _UNDECLARED.sub("UNDECLARED", value)
+    if "): errors:\n" in value:  # and so does their order
+        before, _, faults = value.partition("): errors:\n")
+        value = "\n".join([before, *sorted(faults.split("\n"))])
     value = _SCALE.sub("NO SCALE", _TOKENS.sub("", value))
     value = _NO_LABELS.sub(r"\1 value: {}", _ELEMENT.sub("OBJECT", value))
     value = _GO.sub("Invalid value: OBJECT", _DECODED.sub(r"\1", _PATCH.sub("OUTCOME", value)))

@@ -67,14 +67,16 @@ def policy(faults: Faults, spec: Object) -> None:
         faults.required("spec.auditAnnotations", detail)
     for index, row in enumerate(validations):
         path = f"spec.validations[{index}]"
-        expression(faults, row.get("expression") or "", f"{path}.expression", known, "bool")
+        missing = "expression is not specified"
+        expression(faults, row.get("expression") or "", f"{path}.expression", known, "bool", missing=missing)
         if row.get("reason") not in (None, "", *_REASONS):
             faults.one_of(f"{path}.reason", row["reason"], _REASONS)
         if row.get("messageExpression"):
             expression(faults, row["messageExpression"], f"{path}.messageExpression", known, "string")
     for index, row in enumerate(notes):
         path = f"spec.auditAnnotations[{index}].valueExpression"
-        expression(faults, row.get("valueExpression") or "", path, known, "")
+        missing = "valueExpression is not specified"
+        expression(faults, row.get("valueExpression") or "", path, known, "", missing=missing)
 
 
 MUTATIONS = {

@@ -32,6 +32,11 @@ def _job_spec(faults: Faults, obj: Object, path: str) -> None:
     validate_template(faults, obj, f"{path}.template", _POLICIES)
 
 
+def _own_labels(uid: str, name: str) -> dict[str, str]:
+    """What the pods of a job carry, unless it is asked for a selector of its own."""
+    return {"controller-uid": uid, "job-name": name, _CONTROLLER_UID: uid, "batch.kubernetes.io/job-name": name}
+
+
 def _advice(new: Object, old: Object | None, path: str) -> list[str]:
     if old is not None and lookup(new, path) == lookup(old, path):
         return []
@@ -92,8 +97,7 @@ class Job(TableStrategy):
         template = spec["template"]
         labels = template.setdefault("metadata", {}).get("labels") or {}
         name = metadata.get("name") or ""
-        own = {_CONTROLLER_UID: uid, "batch.kubernetes.io/job-name": name, "controller-uid": uid, "job-name": name}
-        template["metadata"]["labels"] = {**labels, **own}
+        template["metadata"]["labels"] = {**labels, **_own_labels(uid, name)}
         if spec.get("selector") is None:
             spec["selector"] = {"matchLabels": {_CONTROLLER_UID: uid}}
         self.default(obj)  # labels of the job follow those of its template
@@ -102,7 +106,15 @@ class Job(TableStrategy):
         return _advice(new, old, "spec.template.spec")
 
     def validate(self, faults: Faults, obj: Object) -> None:
-        spec = sub(obj, "spec")
+        spec, metadata = sub(obj, "spec"), obj["metadata"]
+        if spec.get("selector") is not None and not spec.get("manualSelector"):
+            labels = sub(spec, "template", "metadata").get("labels") or {}
+            for label, value in _own_labels(metadata.get("uid") or "", metadata.get("name") or "").items():
+                where = f"spec.template.metadata.labels[{label}]"
+                if label not in labels:
+                    faults.required(where, f"must be '{value}'")
+                elif labels[label] != value:
+                    faults.invalid(where, labels, f"must be '{value}'")
         _job_spec(faults, obj, "spec")
         selector = spec.get("selector")
         if selector is None:

@@ -1,0 +1,98 @@
+"""How what is wrong is refused and what is odd is warned of: each was a difference that random operations found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conformance.kubernetes.test_details import CONTAINER, core, template
+from tests.conformance.kubernetes.wire import STRATEGIC, Wire
+
+
+def batch(ns: str) -> str:
+    return f"/apis/batch/v1/namespaces/{ns}/jobs"
+
+
+def test_an_empty_text_is_no_quantity(wire: Wire, ns: str) -> None:
+    body = {"metadata": {"name": "q"}, "spec": {"hard": {"pods": ""}}}
+    for reply in (wire.post(core(ns, "resourcequotas"), body), wire.put(f"{core(ns, 'resourcequotas')}/q", body)):
+        assert (reply.code, reply.reason) == (400, "BadRequest")
+        assert "quantities must match the regular expression" in reply["message"]
+
+
+@pytest.mark.parametrize("moment", ["1", "", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.12345678Z"])
+def test_a_moment_of_an_event_has_microseconds(wire: Wire, ns: str, moment: str) -> None:
+    about = {"kind": "Pod", "name": "a", "namespace": ns}
+    reply = wire.post(core(ns, "events"), {"metadata": {"name": "e"}, "involvedObject": about, "eventTime": moment})
+    assert (reply.code, f'parsing time "{moment}"' in reply["message"]) == (400, True), reply
+
+
+def test_metadata_of_an_event_are_checked_last(wire: Wire, ns: str) -> None:
+    metadata = {"name": "e", "finalizers": ["bad finalizer"], "ownerReferences": [{"kind": "x"}]}
+    body: dict[str, Any] = {"metadata": metadata, "involvedObject": {"kind": "Pod", "name": "a", "namespace": "other"}}
+    reply = wire.post(core(ns, "events"), body)
+    assert [field for _, field, _ in reply.causes] == ["involvedObject.namespace"]
+    body["involvedObject"]["namespace"] = ns
+    assert "metadata.finalizers" in {field for _, field, _ in wire.post(core(ns, "events"), body).causes}
+
+
+def test_a_job_keeps_the_labels_of_its_pods(wire: Wire, ns: str) -> None:
+    body = {"metadata": {"name": "j"}, "spec": {"suspend": True, "template": template(restartPolicy="Never")}}
+    assert wire.post(batch(ns), body).code == 201
+    reply = wire.patch(f"{batch(ns)}/j", {"spec": {"template": {"metadata": {"labels": None}}}}, STRATEGIC)
+    labels = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
+    assert {f"spec.template.metadata.labels[{label}]" for label in labels} <= {field for _, field, _ in reply.causes}
+    wire.delete(f"{batch(ns)}/j", {"propagationPolicy": "Background"})
+
+
+def test_templates_that_are_missing(wire: Wire, ns: str) -> None:
+    reply = wire.post(core(ns, "podtemplates"), {"metadata": {"name": "t"}})
+    assert [field for _, field, _ in reply.causes] == ["template.spec.containers"]
+    reply = wire.post(core(ns, "replicationcontrollers"), {"metadata": {"name": "t"}})
+    assert [field for _, field, _ in reply.causes] == ["spec.selector", "spec.template"]
+
+
+def test_containers_without_a_name_have_the_same(wire: Wire, ns: str) -> None:
+    nameless = {"image": "nginx"}
+    reply = wire.post(core(ns, "pods"), {"metadata": {"name": "p"}, "spec": {"containers": [nameless, nameless]}})
+    assert ("FieldValueDuplicate", "spec.containers[1].name") in {(reason, field) for reason, field, _ in reply.causes}
+
+
+def test_parameters_of_an_ingress_class(wire: Wire) -> None:
+    parameters = {"apiGroup": "X", "kind": "", "name": "a/b", "scope": "Cluster"}
+    body = {"metadata": {"name": "fault"}, "spec": {"controller": "x.io/c", "parameters": parameters}}
+    reply = wire.post("/apis/networking.k8s.io/v1/ingressclasses", body)
+    fields = {field.removeprefix("spec.parameters.") for _, field, _ in reply.causes}
+    assert fields == {"apiGroup", "kind", "name"}
+
+
+def test_what_an_unknown_field_says_twice_is_not_looked_into(wire: Wire, ns: str) -> None:
+    text = '{"metadata":{"name":"a"},"odd":1,"odd":{"x":1,"x":2},"data":{"k":"1","k":"2"}}'
+    reply = wire.post(core(ns, "configmaps"), text, dryRun="All")
+    assert sorted(reply.warnings) == ['299 - "duplicate field \\"data.k\\""', '299 - "unknown field \\"odd\\""']
+
+
+def test_finalizers_that_exclude_each_other(wire: Wire, ns: str) -> None:
+    metadata = {"name": "a", "finalizers": ["orphan", "foregroundDeletion"]}
+    reply = wire.post(core(ns, "configmaps"), {"metadata": metadata}, dryRun="All")
+    assert reply.causes[0][2].endswith("finalizer orphan and foregroundDeletion cannot be both set")
+
+
+def test_a_controller_whose_template_changes_is_warned_of_what_it_was(wire: Wire, ns: str) -> None:
+    port = {"ports": [{"containerPort": 80, "name": "http"}]}
+    doubled = template({**CONTAINER, **port}, {**CONTAINER, "name": "side", **port})
+    path = core(ns, "replicationcontrollers")
+    body: dict[str, Any] = {"metadata": {"name": "r"}, "spec": {"replicas": 0, "template": doubled}}
+    assert len(wire.post(path, body).warnings) == 2
+    body["spec"]["template"] = template()
+    assert len(wire.put(f"{path}/r", body).warnings) == 2
+    body["spec"]["template"] = template(CONTAINER, {**CONTAINER, "name": "side"})
+    assert wire.put(f"{path}/r", body).warnings == []
+    wire.delete(f"{path}/r", {"propagationPolicy": "Background"})
+
+
+def test_an_empty_table_of_a_kind_without_columns_has_no_rows(wire: Wire, ns: str) -> None:
+    table = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    assert wire.request("GET", core(ns, "limitranges"), headers=table)["rows"] is None
+    assert wire.request("GET", core(ns, "pods"), headers=table)["rows"] == []
