@@ -224,3 +224,17 @@ def test_what_is_there_is_in_some_phase(wire: Wire, ns: str) -> None:
     patched = wire.patch(f"/api/v1/persistentvolumes/{ns}/status", {"status": {"phase": ""}})
     wire.delete(f"/api/v1/persistentvolumes/{ns}")
     assert (patched.code, bool(patched["status"]["phase"]), made.code) == (200, True, 201)
+
+
+def test_who_creates_by_way_of_the_status_owns_it_alone(wire: Wire, ns: str) -> None:
+    path, condition = core(ns, "services"), {"type": "Other", "status": "True"}
+    body = {"metadata": {"name": "a"}, "spec": {"ports": [{"port": 443}]}, "status": {"conditions": [condition]}}
+    made = wire.put(f"{path}/a/status", body)
+    assert (made.code, made["spec"].get("clusterIP"), made["spec"]["ports"][0]["port"]) == (201, None, 443)
+    (entry,) = made["metadata"]["managedFields"]
+    assert (entry["subresource"], set(entry["fieldsV1"])) == ("status", {"f:status"})
+    typed = {"apiVersion": "v1", "kind": "Service"}
+    applied = wire.apply(f"{path}/b/status", {**typed, **body, "metadata": {"name": "b"}}, "m")
+    assert (applied.code, applied["spec"]["ports"][0]["port"]) == (201, 443)
+    (entry,) = applied["metadata"]["managedFields"]
+    assert (entry["subresource"], set(entry["fieldsV1"])) == ("status", {"f:status"})

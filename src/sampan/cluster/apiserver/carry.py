@@ -58,6 +58,20 @@ def carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
             metadata[field] = present[field]
 
 
+def without_spec(obj: Object, status: Any) -> Object:
+    """What one who creates an object by way of its status comes to own of it."""
+    kept = {key: value for key, value in obj.items() if key != "spec"}
+    return kept if status is None else {**kept, "status": json_copy(status)}
+
+
+def own(new: Object, sent: Object, *, readable: bool) -> None:
+    """Give an object, in place, the owners of what was sent; none where that is not `readable` as its types."""
+    owners = sent["metadata"].get("managedFields") if readable else None
+    new["metadata"].pop("managedFields", None)
+    if owners is not None:
+        new["metadata"]["managedFields"] = owners
+
+
 LITERAL = {"NetworkPolicy": "spec", "MutatingWebhookConfiguration": "webhooks",
            "ValidatingWebhookConfiguration": "webhooks"}  # fmt: skip
 """Built-in kinds whose generation counts a change of this field by Go's letter, where an empty list that was given is

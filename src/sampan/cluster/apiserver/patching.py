@@ -66,10 +66,13 @@ def server_side(
     from sampan.kube.patch import apply
 
     applied = copy_of(applied)  # as it is written: "1000m" conflicts with "1"
+    apart: Object = {}
     if subresource is None:
         applied.pop("status", None)
     elif subresource == "status":
         kept = {"apiVersion", "kind", "metadata", "status"}
+        if current is None:  # it is created with all it says, of which this manager owns the status
+            apart = {key: value for key, value in applied.items() if key not in kept}
         applied = {key: value for key, value in applied.items() if key in kept}
     try:
         result = apply.apply(
@@ -78,7 +81,7 @@ def server_side(
         )  # fmt: skip
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise bad_request(f"the object cannot be applied: {error}") from None
-    return copy_of(result)
+    return copy_of({**result, **apart})
 
 
 def scale_causes(kind: Kind, obj: Object) -> list[Cause]:
@@ -105,6 +108,13 @@ def scale_causes(kind: Kind, obj: Object) -> list[Cause]:
         elif value < 0:
             found.append(Cause(where, f"Invalid value: {value}: should be a non-negative integer"))
     return found
+
+
+def is_readable(kind: Kind, obj: Object) -> bool:
+    """Whether what a custom kind knows of an object has the types it should."""
+    from sampan.kube import decoding, schema
+
+    return not decoding.typed_fault(kind.schema, schema.prune(kind.schema, obj))
 
 
 def track(  # noqa: PLR0917

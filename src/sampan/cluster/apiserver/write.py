@@ -261,7 +261,7 @@ class Writer:
                 if call.subresource == "status":
                     sent = carry.without_spec(self.settle(kind, carry.without_spec(json_copy(obj), status)), None)
                 patching.track(None, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
-                carry.own(new, sent)
+                carry.own(new, sent, readable=kind.crd is None or patching.is_readable(kind, {"status": status}))
             zeros.close(self._storage_schema(kind), new)
             self.server.gate.mutate(call, new, None)
             kind.strategy.prepare_create(new, self.context(call, name))

@@ -73,7 +73,8 @@ class Service(TableStrategy):
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"loadBalancer": {}}
-        self._allocate(obj, None, ctx)
+        if ctx.subresource != "status":  # its addresses come with its first update
+            self._allocate(obj, None, ctx)
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
         if ctx.subresource is not None:
