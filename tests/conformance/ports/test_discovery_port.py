@@ -38,13 +38,15 @@ def opened(uri: str, **values: str) -> Registry:
 class Place:
     """A registry and what puts instances there, as others would."""
 
+    host = "127.0.0.1"
+
     def __init__(self, uri: str) -> None:
         self.service, self.uri = f"users-{os.urandom(3).hex()}", uri
         self.registry = opened(uri)
         self.leases: dict[str, Any] = {}
 
     def instance(self, number: int) -> Instance:
-        return Instance(self.service, f"pod-{number}", f"http://127.0.0.1:{9000 + number}")
+        return Instance(self.service, f"pod-{number}", f"http://{self.host}:{9000 + number}")
 
     async def add(self, number: int) -> Instance:
         instance = self.instance(number)
@@ -57,6 +59,8 @@ class Place:
 
 class Cluster(Place):
     """The API server of this project; instances are endpoints of a slice each."""
+
+    host = "127.64.1.1"  # a pod's; an endpoint cannot be the machine's own loopback address
 
     def __init__(self, uri: str, client: Client) -> None:
         super().__init__(uri)
@@ -79,7 +83,7 @@ class Cluster(Place):
             "ports": [{"name": "metrics", "port": 1}, {"name": "http", "port": 9000 + number}],
             "endpoints": [
                 {
-                    "addresses": ["127.0.0.1"],
+                    "addresses": [self.host],
                     "conditions": {"ready": ready},
                     "targetRef": {"kind": "Pod", "name": f"pod-{number}", "namespace": "default"},
                 }
