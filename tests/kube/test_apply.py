@@ -135,13 +135,13 @@ def test_a_sidecar_of_another_manager_stays_and_order_holds() -> None:
     assert [c["name"] for c in result["spec"]["template"]["spec"]["containers"]] == ["side", "b"]
 
 
-def test_an_item_that_another_manager_touches_keeps_its_key() -> None:
+def test_an_item_goes_with_its_key_whoever_touched_it() -> None:
     live = applied(None, deployment(1, {"name": "a", "image": "x"}))
     changed = copy.deepcopy(live)
     changed["spec"]["template"]["spec"]["containers"][0]["image"] = "y"
     live = track_update(live, changed, DEPLOYMENT, manager="setter", now=LATER)
     result = applied(live, deployment(1, {"name": "b", "image": "x"}))
-    assert {c["name"]: c["image"] for c in result["spec"]["template"]["spec"]["containers"]} == {"a": "y", "b": "x"}
+    assert {c["name"]: c["image"] for c in result["spec"]["template"]["spec"]["containers"]} == {"b": "x"}
 
 
 def test_list_maps_with_two_keys_and_a_default() -> None:

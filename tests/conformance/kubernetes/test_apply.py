@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.kubernetes.wire import APPLY, Wire
+from tests.conformance.kubernetes.wire import APPLY, STRATEGIC, Wire
 
 Object = dict[str, Any]
 
@@ -236,3 +236,23 @@ def test_owners_of_the_number_of_a_scale(wire: Wire, ns: str) -> None:
     assert (own["conformance", "Update", "scale"], ("m2", "Apply", "scale") in own) == (number, False)
     assert wire.put(f"{path}/scale", scale(0)).code == 200
     assert set(owned(wire.get(path))) == {("m1", "Apply", "")}, "a Scale leaves its zero out"
+
+
+def test_an_element_goes_with_who_put_it_there_whoever_changed_it(wire: Wire, ns: str) -> None:
+    path = f"/apis/apps/v1/namespaces/{ns}/deployments/d"
+
+    def applied(*rows: Object) -> Object:
+        made = whole()
+        made["spec"]["template"]["spec"]["containers"] = list(rows)
+        return made
+
+    both = [{"name": "B", "value": "1"}, {"name": "C", "value": "1"}]
+    assert wire.apply(path, applied({"name": "c", "image": "x", "env": both}), "m1").code == 201
+    patch = {"spec": {"template": {"spec": {"containers": [{"name": "c", "env": [{"name": "C", "value": "2"}]}]}}}}
+    assert wire.patch(path, patch, STRATEGIC).code == 200
+    left = wire.apply(path, applied({"name": "c", "image": "x", "env": both[:1]}), "m1", force="true")
+    assert left["spec"]["template"]["spec"]["containers"][0]["env"] == both[:1]
+    image = {"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "y"}]}}}}
+    assert wire.patch(path, image, STRATEGIC).code == 200
+    other = wire.apply(path, applied({"name": "d", "image": "x"}), "m1", force="true")
+    assert [row["name"] for row in other["spec"]["template"]["spec"]["containers"]] == ["d"]

@@ -188,7 +188,7 @@ def _prune(schema: Schema, value: Any, before: Fields, owned: Fields | None) -> 
             node = owned.get(element) if owned else None
             if node is None and name in schema.properties:
                 continue  # a field of a structure was the manager's, when what is in it was: it goes with its defaults
-            result = _prune_one(sets.child_of(schema, name), item, rest, node)
+            result = _prune_one(sets.child_of(schema, name), item, rest, node, named=name in schema.properties)
             if result is not _GONE:
                 kept[name] = result
         return kept or _GONE
@@ -200,7 +200,7 @@ def _prune(schema: Schema, value: Any, before: Fields, owned: Fields | None) -> 
                 items.append(item)
                 continue
             node = owned.get(element) if owned else None
-            result = _prune_one(schema.items, item, rest, node)
+            result = _prune_one(schema.items, item, rest, node, named=False)
             if result is _GONE:
                 continue
             if isinstance(result, dict) and isinstance(item, dict):
@@ -210,9 +210,11 @@ def _prune(schema: Schema, value: Any, before: Fields, owned: Fields | None) -> 
     return value
 
 
-def _prune_one(schema: Schema, item: Any, before: Fields, owned: Fields | None) -> Any:
-    if owned is None and (not before or "." in before):
-        return _GONE  # with what others defaulted inside it
+def _prune_one(schema: Schema, item: Any, before: Fields, owned: Fields | None, *, named: bool) -> Any:
+    """`named`: a field of a structure is somebody's when anything in it is; elements and keys are owned as such."""
+    kept = owned is not None and (named or not owned or "." in owned)
+    if not kept and (not before or "." in before):
+        return _GONE  # with what others have inside it
     if not item or not (sets.is_map(schema, item) or sets.is_list(schema, item)) or not before.keys() - {"."}:
         return item
     result = _prune(schema, item, before, owned)

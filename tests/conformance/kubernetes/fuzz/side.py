@@ -64,6 +64,7 @@ class Side:
         self.wire = wire
         self.seen: dict[str, Seen] = {}
         self.versions: dict[str, str] = {}
+        self.states: dict[str, dict[str, dict[str, Any]]] = {}
 
     def set_up(self) -> None:
         for namespace in (NAMESPACE, APART):
@@ -84,9 +85,10 @@ class Side:
         assert reply.code in (201, 409), reply
 
     def mark(self, name: str) -> None:
-        """Remember the present version under `name`, for watches to start from."""
+        """Remember the present version and objects under `name`, for watches to start from."""
         path = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
         self.versions[name] = str(self.wire.get(path, limit=1)["metadata"]["resourceVersion"])
+        self.states[name] = {kind: self.state(kind) for kind in KINDS}
 
     # -- operations
 
@@ -172,7 +174,7 @@ class Side:
         return [item for item in items if item["metadata"]["name"] in NAMES]
 
     def state(self, kind: str) -> dict[str, Any]:
-        """Name -> object as it is compared."""
+        """Name -> object as it is compared, without the type that a list leaves out."""
         return {item["metadata"]["name"]: plain(item) for item in self.items(kind)}
 
     def events(self, watches: list[Watch], quiet: float = 0.3) -> list[list[tuple[str, str, Any]]]:
@@ -185,16 +187,17 @@ class Side:
         if watch.since:
             query["resourceVersion"] = self.versions[watch.since]
         found: list[tuple[str, str, Any]] = []
-        last: dict[str, Any] = {}
+        last: dict[str, Any] = dict(self.states[watch.since][watch.kind]) if watch.since else {}
         for event in self.wire.watch(root(watch.kind), seconds=60, quiet=quiet, **query):
             obj = event["object"]
             name = str((obj.get("metadata") or {}).get("name", ""))
             if name in NAMES:
                 seen = plain(obj)
                 # upstream writes some updates that change nothing but when a manager last wrote: docs/conformance.md
-                if event["type"] != "MODIFIED" or last.get(name) != seen:
+                bare = {key: item for key, item in seen.items() if key not in {"apiVersion", "kind"}}
+                if event["type"] != "MODIFIED" or last.get(name) != bare:
                     found.append((event["type"], name, seen))
-                last[name] = seen
+                last[name] = bare
             elif event["type"] == "BOOKMARK":  # besides its version it shows nothing
                 found.append((event["type"], "", (obj.get("metadata") or {}).get("annotations")))
             elif event["type"] == "ERROR":
