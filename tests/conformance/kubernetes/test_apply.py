@@ -256,3 +256,12 @@ def test_an_element_goes_with_who_put_it_there_whoever_changed_it(wire: Wire, ns
     assert wire.patch(path, image, STRATEGIC).code == 200
     other = wire.apply(path, applied({"name": "d", "image": "x"}), "m1", force="true")
     assert [row["name"] for row in other["spec"]["template"]["spec"]["containers"]] == ["d"]
+
+
+def test_metadata_outlive_who_applied_some_of_them(wire: Wire, ns: str) -> None:
+    path, typed = f"/api/v1/namespaces/{ns}/configmaps", {"apiVersion": "v1", "kind": "ConfigMap"}
+    wire.apply(f"{path}/a", {**typed, "metadata": {"name": "a", "labels": {"x": "y"}}}, "m1")
+    wire.patch(f"{path}/a", {"metadata": {"finalizers": ["x.io/a"], "annotations": {"k": "v"}}})
+    left = wire.apply(f"{path}/a", {**typed, "metadata": {"name": "a"}}, "m1")["metadata"]
+    wire.patch(f"{path}/a", {"metadata": {"finalizers": None}})
+    assert (left["finalizers"], left["annotations"], "labels" in left) == (["x.io/a"], {"k": "v"}, False)

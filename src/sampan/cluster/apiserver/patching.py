@@ -111,10 +111,13 @@ def scale_causes(kind: Kind, obj: Object) -> list[Cause]:
 
 
 def is_readable(kind: Kind, obj: Object) -> bool:
-    """Whether what a custom kind knows of an object has the types it should."""
+    """Whether spec and status of an object have the types their kind should, where that has not been seen to."""
     from sampan.kube import decoding, schema
 
-    return not decoding.typed_fault(kind.schema, schema.prune(kind.schema, obj))
+    if kind.crd is None:
+        return True
+    told = {name: value for name, value in obj.items() if name not in {"metadata", "apiVersion", "kind"}}
+    return not decoding.typed_fault(kind.schema, schema.prune(kind.schema, told))
 
 
 def track(  # noqa: PLR0917

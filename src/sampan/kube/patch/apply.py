@@ -60,7 +60,7 @@ def apply(
     merged: Object = merge(schema, live or {}, applied)
     if before is not None:
         _check_views({who: before}, merged, version, view, _PRUNING)
-        everyone = mine
+        everyone = sets.union(mine, {"f:metadata": {"f:name": {}}})  # which is applied, too, if nobody's
         for other, entry in managers.items():
             if other != who:
                 everyone = sets.union(everyone, entry.fields)
