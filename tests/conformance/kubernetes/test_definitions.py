@@ -384,3 +384,13 @@ def test_definitions_that_are_refused(wire: Wire, body: Object, causes: list[tup
     assert [field for field, _ in found] == [field for field, _ in sorted(causes)], reply
     for (_, message), (_, wanted) in zip(found, sorted(causes), strict=True):
         assert wanted in message
+
+
+def test_owners_are_forgotten_by_what_cannot_be_read(wire: Wire, define: Define) -> None:
+    plural = define(version(spec=fields(n={"type": "integer"}), subresources={"status": {}}))
+    path = f"/apis/{GROUP}/v1/{plural}/x"
+    made = create(wire, plural, "x", spec={"n": 2}, status=3)
+    assert (made.code, "managedFields" in made["metadata"]) == (201, False)
+    assert "managedFields" in create(wire, plural, "y", spec={"n": 2})["metadata"]
+    unread = wire.patch(f"{path.removesuffix('x')}y/status", {"spec": {"n": "x"}})
+    assert (unread.code, unread["spec"], "managedFields" in unread["metadata"]) == (200, {"n": 2}, False)

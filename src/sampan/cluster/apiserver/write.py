@@ -261,7 +261,7 @@ class Writer:
                 if call.subresource == "status":
                     sent = carry.without_spec(self.settle(kind, carry.without_spec(json_copy(obj), status)), None)
                 patching.track(None, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
-                carry.own(new, sent, readable=kind.crd is None or patching.is_readable(kind, {"status": status}))
+                carry.own(new, sent, readable=patching.is_readable(kind, {"status": status}))
             zeros.close(self._storage_schema(kind), new)
             self.server.gate.mutate(call, new, None)
             kind.strategy.prepare_create(new, self.context(call, name))
@@ -301,6 +301,7 @@ class Writer:
             self._check_versions(call, wanted, old)
             literal = carry.gives_empty(kind, wanted) and call.subresource is None
             new = kind.inward(wanted) if kind.crd is None else wanted
+            readable = tracked or patching.is_readable(kind, wanted)
             sent: Object | None = None
             if not tracked and kind.view is not None and kind.crd is not None and call.subresource == "status":
                 # the owners of all that was sent may be unknowable, but of the status alone this one is another
@@ -312,7 +313,7 @@ class Writer:
             if kind.crd is not None and call.subresource == "status":  # nor by defaults
                 kept = {key: value for key, value in old.items() if key not in {"metadata", "status"}}
                 new = {**{key: new[key] for key in ("metadata", "status") if key in new}, **json_copy(kept)}
-            if sent is not None and not sent["metadata"].get("managedFields"):
+            if not readable or (sent is not None and not sent["metadata"].get("managedFields")):
                 new["metadata"].pop("managedFields", None)
             elif not tracked:
                 patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource, kind)
