@@ -84,6 +84,14 @@ def _found(value: Any) -> str:
     return {dict: "map", list: "list", bool: "boolean", str: "string"}.get(type(value), f"&{{{value}}}")
 
 
+_NO_ELEMENTS: dict[type, str] = {
+    dict: "associative list without keys has an element that's a map type",
+    list: "not supported: associative list with lists as elements",
+    type(None): "associative list without keys has an element that's an explicit null",
+}
+"""What keeps a value from being an element of a set."""
+
+
 def typed_fault(schema: Schema, obj: Any) -> str | None:
     """What keeps an object from being applied: wrong types, fields of no schema, elements that are given twice."""
     faults: list[str] = []
@@ -127,6 +135,9 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
                     walk(node.items, item, f"{path}[{where}]")
                     continue
             elif node.list_type == "set":
+                if unfit := _NO_ELEMENTS.get(type(item)):
+                    faults.append(f"{path}: element {index}: {unfit}")
+                    return
                 element = fields.element_of(node, item)
             else:
                 walk(node.items, item, f"{path}[{where}]")

@@ -148,6 +148,7 @@ def _validate(schema: Schema, value: Any, path: str, causes: list[Cause]) -> Non
         if schema.structural and schema.type and not schema.nullable:
             message = f'Invalid value: "null": {path} in body must be of type {schema.type}: "null"'
             causes.append(Cause(path, message, "FieldValueTypeInvalid"))
+            _one_of_another_type(schema, value, path, causes)
         return
     if schema.format == "quantity":
         _check_quantity(value, path, causes)
@@ -158,10 +159,7 @@ def _validate(schema: Schema, value: Any, path: str, causes: list[Cause]) -> Non
             return
     elif schema.type and not fits(value, schema.type):
         _wrong_type(value, schema.type, path, causes)
-        if schema.structural and schema.enum is not None:
-            supported = ", ".join(shown(item) for item in schema.enum)
-            message = f"Unsupported value: {json.dumps(value)}: supported values: {supported}"
-            causes.append(Cause(path, message, "FieldValueNotSupported"))
+        _one_of_another_type(schema, value, path, causes)
         return
     raw = schema.raw
     if schema.enum is not None and value not in schema.enum:
@@ -274,6 +272,14 @@ def _validate_number(schema: Schema, value: float, path: str, causes: list[Cause
         causes.append(Cause(path, f"Invalid value: {value}: {_in_body(path)} should be a multiple of {step}"))
 
 
+def _one_of_another_type(schema: Schema, value: Any, path: str, causes: list[Cause]) -> None:
+    """A value of the wrong type is none of those listed, either."""
+    if schema.structural and schema.enum is not None:
+        supported = ", ".join(shown(item) for item in schema.enum)
+        message = f"Unsupported value: {json.dumps(value)}: supported values: {supported}"
+        causes.append(Cause(path, message, "FieldValueNotSupported"))
+
+
 def _validate_object(schema: Schema, value: dict[str, Any], path: str, causes: list[Cause]) -> None:
     if schema.required and (schema.structural or not path.startswith("status")):  # built-in status: zeros are left out
         causes += [
@@ -314,6 +320,8 @@ def _validate_list(schema: Schema, value: list[Any], path: str, causes: list[Cau
     seen: set[str] = set()
     for index, item in enumerate(value):
         if schema.list_type == "map":
+            if item is None:  # of which the type is said
+                item = {}  # noqa: PLW2901
             if not isinstance(item, dict):
                 message = f"Invalid value: {json.dumps(item)}: must be an object for an array of list-type map"
                 causes.append(Cause(f"{path}[{index}]", message))
@@ -438,9 +446,10 @@ def without_nulls(schema: Schema, obj: Any) -> Any:
     return obj
 
 
-def canonical(schema: Schema, obj: Any) -> Any:
+def canonical(schema: Schema, obj: Any, *, applied: bool = False) -> Any:
     """A copy in canonical form: nulls dropped (kept where `nullable`), quantities, whole floats and times as upstream
-    writes them, and no field that is left out when empty. Raises QuantityError for a quantity that is none."""
+    writes them, and no field that is left out when empty. What is `applied` to a custom kind keeps its nulls.
+    Raises QuantityError for a quantity that is none."""
     if obj.__class__ is dict:
         properties, values = schema.properties, schema.values
         omitted = schema.omitted
@@ -452,20 +461,20 @@ def canonical(schema: Schema, obj: Any) -> Any:
             if child is None:
                 result[name] = item
             elif item is None:
-                if child.nullable or child.open or (child.structural and not child.type):
+                if child.nullable or child.open or (child.structural and (applied or not child.type)):
                     result[name] = None
                 elif name not in properties and not child.structural and child.type in _NOTHING:
                     result[name] = (
                         "0" if child.format == "quantity" else _NOTHING[child.type]
                     )  # a key of a map stays, of no value
             else:
-                result[name] = canonical(child, item)
+                result[name] = canonical(child, item, applied=applied)
         return result
     if obj.__class__ is list and schema.format != "byte":
         items = schema.items
         if items.type == "object" and not items.structural:  # a structure is there, if only empty
             return [canonical(items, {} if item is None else item) for item in obj]
-        return [canonical(items, item) for item in obj]
+        return [canonical(items, item, applied=applied) for item in obj]
     form = schema.format
     if form == "quantity":
         return quantity.canonical(obj)

@@ -96,3 +96,41 @@ def test_an_empty_table_of_a_kind_without_columns_has_no_rows(wire: Wire, ns: st
     table = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
     assert wire.request("GET", core(ns, "limitranges"), headers=table)["rows"] is None
     assert wire.request("GET", core(ns, "pods"), headers=table)["rows"] == []
+
+
+def test_resources_of_a_pod_change_by_their_subresource_only(wire: Wire, ns: str) -> None:
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}
+    path = f"{core(ns, 'pods')}/p"
+    spec: dict[str, Any] = {"containers": [{**CONTAINER, "resources": {"requests": {"cpu": "1m"}}}],
+                            "nodeSelector": {"no": "where"}}  # fmt: skip
+    assert wire.apply(path, {**body, "spec": spec}).code == 201
+    spec["containers"][0]["resources"] = {"requests": {"cpu": "2m"}}
+    reply = wire.apply(path, {**body, "spec": spec})
+    assert (reply.code, reply.causes[0][1]) == (422, "spec")
+    wire.delete(path, {"gracePeriodSeconds": 0})
+
+
+def test_amounts_of_broken_bytes_are_warned_of(wire: Wire, ns: str) -> None:
+    container = {**CONTAINER, "resources": {"requests": {"memory": 1.5}, "limits": {"memory": "2500m"}}}
+    reply = wire.post(core(ns, "podtemplates"), {"metadata": {"name": "t"}, "template": template(container)})
+    assert reply.warnings == [
+        f'299 - "template.spec.containers[0].resources.{part}[memory]: fractional byte value \\"{amount}\\" is invalid,'
+        ' must be an integer"'
+        for part, amount in (("limits", "2500m"), ("requests", "1500m"))
+    ]
+
+
+def test_versions_of_reviews_are_labels(wire: Wire) -> None:
+    hook = {"name": "a.example.com", "clientConfig": {"url": "https://x"}, "sideEffects": "None"}
+    body = {"metadata": {"name": "fault"}, "webhooks": [{**hook, "admissionReviewVersions": ["v1", "X"]}]}
+    reply = wire.post("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", body)
+    assert (reply.code, reply.causes[0][1]) == (422, "webhooks[0].admissionReviewVersions[1]")
+
+
+def test_variables_of_a_policy_have_names(wire: Wire) -> None:
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["never"]}
+    named = [{"name": "", "expression": "1"}, {"name": "a b", "expression": "1"}]
+    spec = {"matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}], "variables": named}
+    body = {"metadata": {"name": "fault"}, "spec": spec}
+    reply = wire.post("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", body)
+    assert {field for _, field, _ in reply.causes} == {"spec.variables[0].name", "spec.variables[1].name"}

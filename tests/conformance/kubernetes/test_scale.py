@@ -83,6 +83,7 @@ def test_what_is_applied_is_a_scale(target: Target, wire: Wire, path: str) -> No
         reply = wire.apply(path, scale(spec))
         assert (reply.code, said in reply["message"]) == (wrong, True), reply
     for spec in (scale({"replicas": 1}, name="other"), scale({"replicas": -1})):
-        assert wire.apply(path, spec).reason == "Conflict"
+        reply = wire.apply(path, spec)
+        assert reply.reason == "Conflict", reply
     assert wire.apply(path, scale({"replicas": 1}, name="other"), force="true").code == 400
     assert wire.apply(path, scale({"replicas": -1}), force="true").code == 422

@@ -255,7 +255,7 @@ class Writer:
             metadata["creationTimestamp"] = now()
             if kind.counts_generation:
                 metadata["generation"] = 1
-            new = self.settle(kind, obj)
+            new = self.settle(kind, obj, applied=tracked)
             if not tracked:  # before admission and strategy: what the server decides is nobody's
                 sent = new
                 if call.subresource == "status":
@@ -309,7 +309,7 @@ class Writer:
                 patching.track(old, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
             carry.carry_over(call, kind, new, old)
             if not (tracked and kind.crd is not None and carry.alike(new, old)):  # which adds no defaults
-                new = self.settle(kind, new)
+                new = self.settle(kind, new, applied=tracked)
             if kind.crd is not None and call.subresource == "status":  # nor by defaults
                 kept = {key: value for key, value in old.items() if key not in {"metadata", "status"}}
                 new = {**{key: new[key] for key in ("metadata", "status") if key in new}, **json_copy(kept)}
@@ -393,7 +393,7 @@ class Writer:
             causes += rule_causes(kind.rules, new, old, causes)
         return causes
 
-    def settle(self, kind: Kind, obj: Object) -> Object:
+    def settle(self, kind: Kind, obj: Object, *, applied: bool = False) -> Object:
         """Defaults, canonical forms, and only known fields, in the stored version."""
         obj = kind.inward(obj) if kind.crd is None else obj
         node, plain = self._storage_schema(kind), False
@@ -407,7 +407,7 @@ class Writer:
         else:
             obj = schema.prune(node, obj)
         try:
-            obj = obj if plain else schema.canonical(node, obj)
+            obj = obj if plain else schema.canonical(node, obj, applied=applied)
             kind.strategy.default(obj)
             zeros.settle(node, obj)
         except ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from sampan.cluster.apiserver.admission.expressions import BASE
@@ -53,6 +54,7 @@ def match_conditions(
         expression(faults, row.get("expression") or "", f"{path}[{index}].expression", variables or BASE, "bool")
 
 
+_IDENTIFIER = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*")
 _REASONS = ("Forbidden", "Invalid", "RequestEntityTooLarge")
 
 
@@ -115,6 +117,10 @@ def _known(faults: Faults, spec: Object) -> dict[str, Type]:
     known, fields = known_variables(spec), dict[str, Type]()
     for index, row in enumerate(spec.get("variables") or ()):
         text, path = row.get("expression") or "", f"spec.variables[{index}].expression"
+        if not row.get("name"):
+            faults.required(f"spec.variables[{index}].name", "name is not specified")
+        elif not _IDENTIFIER.fullmatch(row["name"]):
+            faults.invalid(f"spec.variables[{index}].name", row["name"], "must be a valid CEL identifier")
         types = {**known, "variables": Type("variables", fields=dict(fields))}
         missing = "expression is not specified"
         fields[row.get("name") or ""] = expression(faults, text, path, types, "", missing=missing)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sampan.cluster.apiserver.registry.faults import maps
+from sampan.cluster.apiserver.registry.faults import maps, sub
+from sampan.kube import quantity
 from sampan.kube.objects import Object
 
 
@@ -18,7 +19,29 @@ def pod_spec_advice(spec: Any, path: str) -> list[str]:
         for index, container in enumerate(containers):
             found += _environment(container, f"{path}.{group}[{index}]")
     for group, containers in groups:
+        for index, container in enumerate(containers):
+            found += broken_bytes(container.get("resources"), f"{path}.{group}[{index}].resources", _BYTES)
+    for group, containers in groups:
         found += _ports(containers, f"{path}.{group}")
+    return found
+
+
+_BYTES = ("memory", "ephemeral-storage")
+
+
+def broken_bytes(resources: Any, path: str, names: tuple[str, ...]) -> list[str]:
+    """Amounts of `names` that are no whole number of bytes."""
+    found: list[str] = []
+    for part in ("limits", "requests"):
+        for name in names:
+            value = sub(resources, part).get(name)
+            try:
+                whole = value is None or quantity.parse(str(value)) % 1 == 0
+            except ValueError:  # which is refused
+                continue
+            if not whole:
+                shown = quantity.canonical(value)
+                found.append(f'{path}.{part}[{name}]: fractional byte value "{shown}" is invalid, must be an integer')
     return found
 
 

@@ -80,6 +80,8 @@ class LimitRange(TableStrategy):
             for name in item.get(field) or ():
                 _resource_name(faults, name, f"{where}.{field}[{name}]", container=kind in ("Pod", "Container"))
         bounds = {field: _values(item.get(field)) for field in _BOUNDS}
+        if kind == "Pod":  # which has none, whatever they say
+            bounds |= {"default": {}, "defaultRequest": {}}
         least, most, default, request, ratio = (bounds[field] for field in ("min", "max", *_BOUNDS[2:]))
         if kind == "PersistentVolumeClaim" and "storage" not in {*least, *most}:
             detail = "either minimum or maximum storage value is required, but neither was provided"

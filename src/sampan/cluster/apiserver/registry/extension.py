@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
-from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, maps, sub
+from sampan.cluster.apiserver.registry.faults import DNS_1035_LABEL, DNS_SUBDOMAIN, Faults, maps, sub
 from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
 
@@ -61,8 +61,10 @@ class Webhooks(TableStrategy):
                 detail = "must include at least one of v1, v1beta1"
                 faults.invalid(f"{where}.admissionReviewVersions", versions, detail)
             for position, version in enumerate(versions):
+                path = f"{where}.admissionReviewVersions[{position}]"
+                for problem in DNS_1035_LABEL(version or ""):
+                    faults.invalid(path, version or "", problem)
                 if version in versions[:position]:
-                    path = f"{where}.admissionReviewVersions[{position}]"
                     faults.invalid(path, version, "duplicate version")
             if not hook.get("admissionReviewVersions"):
                 faults.required(f"{where}.admissionReviewVersions", "must specify one of v1, v1beta1")

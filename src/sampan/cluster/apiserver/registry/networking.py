@@ -238,7 +238,8 @@ class EndpointSlice(TableStrategy):
             faults.one_of(f"ports[{index}].protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
-        return ["spec.addressType: FQDN endpoints are deprecated"] if new.get("addressType") == "FQDN" else []
+        deprecated = old is None and new.get("addressType") == "FQDN"
+        return ["spec.addressType: FQDN endpoints are deprecated"] if deprecated else []
 
 
 def _domain(faults: Faults, path: str, name: str) -> None:

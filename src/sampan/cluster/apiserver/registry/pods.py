@@ -87,8 +87,9 @@ class Pod(TableStrategy):
                 if spec.get(key) is None and before.get(key) is not None:
                     spec[key] = before[key]
             tolerate_lost_nodes(spec)
-            if (spec.get("ephemeralContainers") or []) != (before.get("ephemeralContainers") or []):
-                # Only their own subresource adds them.
+            parted = (spec.get("ephemeralContainers") or []) != (before.get("ephemeralContainers") or [])
+            if parted or (_fixed(spec) == _fixed(before) and _resources(spec) != _resources(before)):
+                # Only their own subresources add and resize them.
                 raise invalid("Pod", ctx.name, [Cause("spec", f"Forbidden: {_CHANGEABLE}", _FORBIDDEN)])
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
@@ -161,6 +162,10 @@ def _fixed(spec: Object) -> Any:
                 for container in maps(fixed[group])
             ]
     return fixed
+
+
+def _resources(spec: Object) -> list[Any]:
+    return [one.get("resources") or {} for group in ("containers", "initContainers") for one in maps(spec.get(group))]
 
 
 STRATEGIES = {("", "Pod"): Pod()}

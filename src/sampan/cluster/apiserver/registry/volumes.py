@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+from sampan.cluster.apiserver.registry.advice import broken_bytes
 from sampan.cluster.apiserver.registry.base import TableStrategy, default_phase, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, qualified_name_problems, sub
@@ -59,6 +60,9 @@ class Claim(TableStrategy):
         for key in ("storageClassName", "volumeName"):
             if spec and spec.get(key) is None and lookup(old, f"spec.{key}") is not None:
                 spec[key] = lookup(old, f"spec.{key}")
+
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        return broken_bytes(lookup(new, "spec.resources"), "spec.resources", ("storage",))
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
