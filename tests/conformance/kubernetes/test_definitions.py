@@ -394,3 +394,13 @@ def test_owners_are_forgotten_by_what_cannot_be_read(wire: Wire, define: Define)
     assert "managedFields" in create(wire, plural, "y", spec={"n": 2})["metadata"]
     unread = wire.patch(f"{path.removesuffix('x')}y/status", {"spec": {"n": "x"}})
     assert (unread.code, unread["spec"], "managedFields" in unread["metadata"]) == (200, {"n": 2}, False)
+
+
+def test_a_custom_object_names_its_type(wire: Wire, define: Define) -> None:
+    plural = define(version())
+    path = f"/apis/{GROUP}/v1/{plural}"
+    made = create(wire, plural, "x").body
+    for missing, said in (("kind", "Object 'Kind' is missing"), ("apiVersion", "the API version in the data ()")):
+        body = {key: value for key, value in made.items() if key != missing}
+        for reply in (wire.post(path, body), wire.put(f"{path}/x", body)):
+            assert (reply.code, said in reply["message"]) == (400, True), reply

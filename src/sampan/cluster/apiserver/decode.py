@@ -393,6 +393,21 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
     call.warnings.extend(faults)
 
 
+def check_named(kind: Kind, obj: Object) -> None:
+    """400 for a custom object that names no kind or version: it is of no type that is known without."""
+    resource = kind.resource
+    if obj.get("kind") in (None, ""):
+        text = json.dumps(obj, ensure_ascii=False)
+        raise bad_request(
+            f"the object provided is unrecognized (must be of type {resource.kind}): Object 'Kind' is missing in"
+            f" '{text}'"
+        )
+    if obj.get("apiVersion") in (None, ""):
+        raise bad_request(
+            f"the API version in the data () does not match the expected API version ({resource.api_version})"
+        )
+
+
 def check_kind(kind: Kind, obj: Object, earlier: Any = None) -> None:
     """Fill in or check apiVersion and kind. Raises ApiError 400 when the body is of another kind than the path."""
     from sampan.kube.decoding import json_word

@@ -197,6 +197,8 @@ class Writer:
         kind = call.served
         value, repeated = decode.read_body(call)
         obj = decode.check_object(value)
+        if kind.crd is not None and call.encoded:
+            decode.check_named(kind, obj)
         decode.check_kind(kind, obj, call.earlier)
         decode.check_types(call, kind, obj)
         decode.check_fields(call, kind, obj, repeated)
