@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.kubernetes.test_details import CONTAINER, core, template
+from tests.conformance.kubernetes.test_details import CONTAINER, apps, core, deployment, template
 from tests.conformance.kubernetes.wire import STRATEGIC, Wire
 
 
@@ -134,3 +134,13 @@ def test_variables_of_a_policy_have_names(wire: Wire) -> None:
     body = {"metadata": {"name": "fault"}, "spec": spec}
     reply = wire.post("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", body)
     assert {field for _, field, _ in reply.causes} == {"spec.variables[0].name", "spec.variables[1].name"}
+
+
+def test_any_change_of_a_workload_brings_the_warnings_of_its_template_again(wire: Wire, ns: str) -> None:
+    twice = {**CONTAINER, "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}
+    path = apps(ns, "deployments")
+    assert len(wire.post(path, deployment("d", twice)).warnings) == 1
+    assert len(wire.patch(f"{path}/d", {"spec": {"minReadySeconds": 3}}).warnings) == 1
+    assert len(wire.patch(f"{path}/d/scale", {"spec": {"replicas": 1}}).warnings) == 1
+    assert wire.patch(f"{path}/d", {"metadata": {"labels": {"a": "b"}}}).warnings == []
+    wire.delete(f"{path}/d", {"propagationPolicy": "Background"})

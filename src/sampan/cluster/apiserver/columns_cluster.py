@@ -328,8 +328,6 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
         AGE,
     ),
     ("coordination.k8s.io", "Lease"): (NAME, Column("Holder", text("spec", "holderIdentity")), AGE),
-    ("rbac.authorization.k8s.io", "Role"): (NAME, CREATED_AT),
-    ("rbac.authorization.k8s.io", "ClusterRole"): (NAME, CREATED_AT),
     ("rbac.authorization.k8s.io", "RoleBinding"): _BINDING,
     ("rbac.authorization.k8s.io", "ClusterRoleBinding"): _BINDING,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): (NAME, CREATED_AT),

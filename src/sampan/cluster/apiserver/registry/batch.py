@@ -38,7 +38,7 @@ def _own_labels(uid: str, name: str) -> dict[str, str]:
 
 
 def _advice(new: Object, old: Object | None, path: str) -> list[str]:
-    if old is not None and lookup(new, path) == lookup(old, path):
+    if old is not None and new.get("spec") == old.get("spec"):
         return []
     return pod_spec_advice(lookup(new, path), path)
 
@@ -133,7 +133,8 @@ class Job(TableStrategy):
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         after, before = sub(new, "spec"), sub(old, "spec")
         indexed = after.get("completionMode") == "Indexed"
-        if not indexed or after.get("completions") != after.get("parallelism"):
+        missing = indexed and after.get("completions") is None  # which is told already
+        if not missing and (not indexed or after.get("completions") != after.get("parallelism")):
             detail = "can only be modified in tandem with spec.parallelism" if indexed else "field is immutable"
             faults.immutable("spec.completions", after.get("completions"), before.get("completions"), detail)
         if before.get("suspend") and not lookup(old, "status.startTime"):

@@ -50,12 +50,12 @@ class Namespace(TableStrategy):
             new["spec"] = {**sub(new, "spec"), "finalizers": lookup(old, "spec.finalizers")}
 
     def validate(self, faults: Faults, obj: Object) -> None:
-        for index, finalizer in enumerate(sub(obj, "spec").get("finalizers") or ()):
+        for finalizer in [one or "" for one in sub(obj, "spec").get("finalizers") or ()]:
             for problem in qualified_name_problems(finalizer):
-                faults.invalid(f"spec.finalizers[{index}]", finalizer, problem)
+                faults.invalid("spec.finalizers", finalizer, problem)
             if "/" not in finalizer and finalizer not in ("kubernetes", "orphan", "foregroundDeletion"):
                 detail = "name is neither a standard finalizer name nor is it fully qualified"
-                faults.invalid(f"spec.finalizers[{index}]", finalizer, detail)
+                faults.invalid("spec.finalizers", finalizer, detail)
 
     def validate_update(self, new: Object, old: Object) -> list[Cause]:
         causes, phase = super().validate_update(new, old), lookup(new, "status.phase")

@@ -26,6 +26,8 @@ class Workload(TableStrategy):
     """What has `spec.replicas`, `spec.selector` and `spec.template`."""
 
     noun: ClassVar[str] = ""
+    advised: ClassVar[str] = "spec"
+    """Whose change brings the warnings of its template again."""
     immutable: ClassVar[tuple[str, ...]] = ("spec.selector",)
 
     def default(self, obj: Object) -> None:
@@ -33,7 +35,7 @@ class Workload(TableStrategy):
         default_pod_spec(lookup(obj, "spec.template.spec"))
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
-        if old is not None and lookup(new, "spec.template") == lookup(old, "spec.template"):
+        if old is not None and lookup(new, self.advised) == lookup(old, self.advised):
             return []
         return pod_spec_advice(lookup(new, "spec.template.spec"), "spec.template.spec")
 
@@ -115,7 +117,7 @@ class ReplicationController(TableStrategy):
             default_pod_spec(template["spec"])
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
-        if old is not None and lookup(new, "spec.template") == lookup(old, "spec.template"):
+        if old is not None and new.get("spec") == old.get("spec"):
             return []
         # of a changed one upstream warns of what it was
         return pod_spec_advice(lookup(new if old is None else old, "spec.template.spec"), "spec.template.spec")
@@ -220,6 +222,7 @@ TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 
 
 class DaemonSet(Workload):
+    advised = "spec.template"
     optional = frozenset({"spec.selector"})
     noun = "daemonset"
     rows: ClassVar[Rows] = (
