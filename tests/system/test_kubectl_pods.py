@@ -253,9 +253,9 @@ def test_proxy(pods: System) -> None:
 
 
 def test_run(pods: System) -> None:
-    said = pods.kubectl(
-        "run", "asked", "--image=busybox", "--rm", "-i", "--restart=Never", "--", "sh", "-c", "echo hello"
-    )
+    # it waits to be attached to: what is said before is lost, as in any cluster
+    words = ["run", "asked", "--image=busybox", "--rm", "-i", "--restart=Never", "--", "sh", "-c", "read x; echo hello"]
+    said = pods.kubectl(*words, stdin="x\n")
     assert "hello\n" in said
     assert 'pod "asked" deleted' in said
     failed = pods.run_kubectl(

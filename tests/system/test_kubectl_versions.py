@@ -131,5 +131,7 @@ def test_inside_pods(old: System, tmp_path: Path) -> None:
     finally:
         forward.kill()
         forward.communicate(timeout=10)
-    said = old.kubectl("run", "asked", "--image=busybox", "--rm", "-i", "--restart=Never", "--", "echo", "hello")
+    # What a program says before somebody is attached is lost, so it is to answer.
+    words = ["run", "asked", "--image=busybox", "--rm", "-i", "--restart=Never", "--", "cat"]
+    said = old.kubectl(*words, stdin="hello\n")
     assert "hello\n" in said

@@ -83,9 +83,14 @@ def test_the_command(broker_uri: str, name: str, tmp_path: Path, monkeypatch: An
         code == 0
         and [(one["topic"], one["group"], one["error"]) for one in letters] == [(name, "g", "ValueError: never")] * 3
     )
-    code, shown, _ = sampan("show", letters[0]["id"][:12])
-    assert json.loads(shown)["payload"] == {"number": 0, "note": ""}
-    assert sampan("drop", letters[1]["id"])[0] == 0
+    ids: dict[int, str] = {}  # letters are set aside in any order
+    for letter in letters:
+        code, shown, _ = sampan("show", letter["id"][:12])
+        payload = json.loads(shown)["payload"]
+        assert (code, payload["note"]) == (0, "")
+        ids[payload["number"]] = letter["id"]
+    assert sorted(ids) == [0, 1, 2]
+    assert sampan("drop", ids[1])[0] == 0
     code, _, error = sampan("replay", "nothing")
     assert code == 1 and "no dead letters begin with 'nothing'" in error
     assert sampan("replay")[0] == 2
