@@ -231,7 +231,7 @@ def test_events(api: CoreV1Api, pod: str, ns: str) -> None:
     events.create_namespaced_event(
         ns,
         {
-            "metadata": {"generateName": "boat."}, "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal",
+            "metadata": {"generateName": "boat."}, "eventTime": "2026-01-01T00:00:00.000001Z", "type": "Normal",
             "reason": "Moored", "action": "Moor", "note": "fast", "regarding": regarding,
             "reportingController": f"{GROUP}/tests", "reportingInstance": "t",
         },

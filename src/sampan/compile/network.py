@@ -55,7 +55,8 @@ def policy(context: Context, declared: Workload) -> Iterator[Item]:
     spec = {
         "podSelector": {"matchLabels": selector(labels)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": ingress,
+        # No list at all, where nobody may come: an empty one counts as a change with every apply.
+        **({"ingress": ingress} if ingress else {}),
         "egress": egress,
     }
     yield Item(declared, context.object(POLICY, "NetworkPolicy", declared.name, labels, spec=spec))
@@ -116,6 +117,5 @@ def store_policy(context: Context, owner: Handle, name: str, users: Iterable[Wor
         "podSelector": {"matchLabels": selector(labels)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": _pods(context, users), "ports": [{"protocol": "TCP", "port": port}]}],
-        "egress": [],
     }
     return Item(owner, context.object(POLICY, "NetworkPolicy", name, labels, spec=spec))
