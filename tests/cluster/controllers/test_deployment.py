@@ -169,7 +169,7 @@ async def test_history_is_limited(cluster: Any, template: Template) -> None:
 
 
 async def test_min_ready_seconds_delays_availability(cluster: Any, template: Template) -> None:
-    await cluster.create(D, "web", spec(template(), 1, minReadySeconds=1))
+    await cluster.create(D, "web", spec(template(), 1, minReadySeconds=3))
     await cluster.until(lambda: _count(cluster, 1))
     await cluster.settle()
     assert (await cluster.get(D, "web"))["status"].get("availableReplicas", 0) == 0
