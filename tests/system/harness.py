@@ -59,6 +59,16 @@ def listeners(address: str) -> list[int]:
     return found
 
 
+def kubectl_of(version: str) -> str | None:
+    """The kubectl of a minor version, if this machine has it."""
+    found = shutil.which(f"kubectl.{version}")
+    default = shutil.which("kubectl")
+    if found or default is None:
+        return found
+    beside = Path(default).resolve().parent / f"kubectl.{version}"
+    return str(beside) if beside.is_file() else None
+
+
 class System:
     """A directory with its own cluster, driven through the `sampan` command and kubectl."""
 

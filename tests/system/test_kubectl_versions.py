@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -15,25 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import System, until
+from tests.system.harness import System, kubectl_of, until
 
 VERSIONS = ("1.27", "1.28", "1.29", "1.30", "1.31", "1.32", "1.33")
 MANIFESTS = Path(__file__).parent / "manifests"
 
 
-def _program(version: str) -> str | None:
-    found = shutil.which(f"kubectl.{version}")
-    default = shutil.which("kubectl")
-    if found or default is None:
-        return found
-    beside = Path(default).resolve().parent / f"kubectl.{version}"
-    return str(beside) if beside.is_file() else None
-
-
 @pytest.fixture(scope="module", params=VERSIONS)
 def old(request: pytest.FixtureRequest, cluster: System) -> Iterator[System]:
     """The cluster, driven by the kubectl of one version, whose context is a namespace of its own."""
-    program = _program(request.param)
+    program = kubectl_of(request.param)
     if program is None:
         pytest.skip(f"kubectl {request.param} is not on this machine")
     system = System(cluster.directory, program)

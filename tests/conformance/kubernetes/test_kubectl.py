@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.harness import kubectl_of
+
 HERE = Path(__file__).parent / "transcripts"
 TRANSCRIPTS = sorted(path.stem for path in HERE.glob("kubectl-*.txt"))
 HIDDEN = (
@@ -34,15 +36,6 @@ HIDDEN = (
     (r"(?m)[ \t]+$", ""),
     (r"-{6,}", "------"),
 )
-
-
-def program(version: str) -> str | None:
-    found = shutil.which(f"kubectl.{version}")
-    default = shutil.which("kubectl")
-    if found or default is None:
-        return found
-    beside = Path(default).resolve().parent / f"kubectl.{version}"
-    return str(beside) if beside.is_file() else None
 
 
 class Session:
@@ -99,7 +92,7 @@ def steps(text: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("name", TRANSCRIPTS)
 def test_transcript(name: str, kubeconfig: Path, ns: str, tmp_path: Path) -> None:
     version = name.split("-")[1]
-    kubectl = program(version)
+    kubectl = kubectl_of(version)
     if kubectl is None:
         pytest.skip(f"kubectl {version} is not on this machine")
     path = HERE / f"{name}.txt"
