@@ -14,12 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
+import subprocess
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
+
+import pytest
 
 HOST: Final = "127.0.0.1"
 _CHUNK: Final = 64 * 1024
@@ -229,3 +234,20 @@ def _bound(port: int) -> socket.socket:
     made.setblocking(False)
     made.bind((HOST, port))
     return made
+
+
+@contextlib.contextmanager
+def mounted(place: Path, size: str) -> Iterator[Path]:
+    """A file system of `size` (as `mount -o size=` has it) at `place`; skips where nobody may mount one."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs takes root")
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +32,7 @@ from tests.conformance.ports.messaging import (
     size_is,
     topic_on,
 )
+from tests.faults import mounted
 from tests.servers.base import running
 
 # bytes left free: RabbitMQ stops taking messages below its limit of 1 MB, at its next look; what comes before must fit
@@ -43,17 +42,8 @@ LEFT = {"nats": 0, "kafka": 0, "rabbitmq": 950_000}
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 96 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs takes root")
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", place], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
+    with mounted(tmp_path / "disk", "96m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
 
 
 def fill(ballast: Path, leave: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ from sampan.service.data.database import SqlDatabase
 from sampan.service.telemetry.context import CURRENT, from_headers
 from sampan.service.telemetry.metrics import Registry
 from tests.conformance.ports.databases import binding, new_database
-from tests.faults import FaultProxy
+from tests.faults import FaultProxy, mounted
 from tests.servers.mariadb import start_mariadb
 from tests.servers.postgresql import start_postgresql, start_replica
 
@@ -186,17 +184,8 @@ async def test_a_restart_of_the_server_loses_no_connection_place(kind: str, tmp_
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs takes root")
-    place = tmp_path / "small"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
+    with mounted(tmp_path / "small", "1m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
 
 
 async def test_a_full_disk_is_an_error_and_keeps_what_was_committed(small_disk: Path) -> None:
