@@ -70,6 +70,8 @@ def in_force(wire: Wire, ns: str) -> None:
 
 
 def test_counts_of_objects(wire: Wire, ns: str) -> None:
+    root_ca = at(ns, "configmaps", "kube-root-ca.crt")  # a controller writes it; none comes afterwards
+    eventually(lambda: wire.get(root_ca).code == 200, what="kube-root-ca.crt")
     present = len(wire.get(at(ns, "configmaps"))["items"])
     hard = {"configmaps": str(present + 1), "count/deployments.apps": "0", "count/secrets": "1"}
     quota(wire, ns, hard)

@@ -402,7 +402,8 @@ class ContainerRunner:
     async def _restart(self, container: Container, grace: float) -> None:
         await container.kill(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(container.wait(), grace)
+            async with asyncio.timeout(grace):
+                await container.wait()
             return
         await container.kill(signal.SIGKILL)
 

@@ -211,7 +211,8 @@ class PodWorker:
                 ):  # a claim is often bound, a ConfigMap created, just after the pod: say it the second time
                     self.services.recorder.warning(self.pod, "FailedMount", message)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._refresh.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._refresh.wait()
             delay = min(delay * 2, 10.0)
 
     async def _run_inits(self) -> bool:
@@ -307,7 +308,8 @@ class PodWorker:
             await self._flush()
             if self.services.drained and not self._gone and self._grace() > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.services.drained(self.pod), DRAIN)
+                    async with asyncio.timeout(DRAIN):
+                        await self.services.drained(self.pod)
         for runner in self.runners:
             runner.stopping = True
         sidecars = [r for r in self.inits if r.spec.get("restartPolicy") == "Always"]
@@ -364,7 +366,8 @@ class PodWorker:
         while True:
             with contextlib.suppress(TimeoutError):
                 # Tokens run out: written anew even when nothing else changes.
-                await asyncio.wait_for(self._refresh.wait(), TOKEN_REFRESH)
+                async with asyncio.timeout(TOKEN_REFRESH):
+                    await self._refresh.wait()
             self._refresh.clear()
             if not self.initialized and not self._tasks:
                 self._refresh.set()  # `_prepare` is still waiting for it

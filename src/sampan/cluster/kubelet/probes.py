@@ -117,7 +117,8 @@ async def run(container: Container, command: list[str]) -> tuple[int, bytes]:
             code = await session.wait()
             with contextlib.suppress(TimeoutError):
                 # A child it left in the background may hold the pipe open.
-                return code, await asyncio.wait_for(output, 0.5)
+                async with asyncio.timeout(0.5):
+                    return code, await output
             return code, b""
         finally:
             session.close()

@@ -190,7 +190,8 @@ class Envoy:
             return
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await process.wait()
         except TimeoutError:
             process.kill()
             await process.wait()

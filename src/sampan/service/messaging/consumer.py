@@ -28,6 +28,7 @@ from sampan.service.messaging.handler import Duplicate, Function, Handler
 from sampan.service.messaging.lasttries import LastTries
 from sampan.service.messaging.letters import letter
 from sampan.service.messaging.port import ACK_SECONDS, ONLY_GROUP, Broker, Delivery, Subscription
+from sampan.service.tasks import end
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, Context, arrived, from_headers
 from sampan.service.telemetry.metrics import Registry
@@ -411,7 +412,7 @@ class Consumer:
         """Take no more events; finish, or after `timeout` seconds give back, those in hand."""
         self._stopping = True
         subscribing, beside = self._tasks[:1], self._tasks[1:]
-        await _end(*subscribing)
+        await end(*subscribing)
         subscription = self._subscription
         if subscription is not None:
             with contextlib.suppress(*self.broker.errors):
@@ -422,12 +423,12 @@ class Consumer:
         busy = [task for task, batch in self._workers.items() if batch]
         idle = [task for task, batch in self._workers.items() if not batch]
         given_back = set(self._outstanding).difference(*self._workers.values()) if self._workers else set()
-        await _end(*idle)
+        await end(*idle)
         await self._give_back(given_back)
         if busy:
             self._changed.clear()
             await self._finished(busy, timeout)
-        await _end(*busy, *beside)
+        await end(*busy, *beside)
         await self._give_back(set(self._outstanding))
         if subscription is not None:
             with contextlib.suppress(*self.broker.errors):
@@ -447,9 +448,3 @@ class Consumer:
             if not self.automatic:
                 with contextlib.suppress(*self.broker.errors):
                     await delivery.release()
-
-
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -26,7 +26,7 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from sampan.service.bindings import Binding, BindingError
-from sampan.service.messaging.kafka_partitions import ID, KafkaSubscription, headers_of, quietly
+from sampan.service.messaging.kafka_partitions import ID, KafkaSubscription, headers_of
 from sampan.service.messaging.letters import from_headers, to_headers
 from sampan.service.messaging.port import (
     KEEP_SECONDS,
@@ -37,6 +37,7 @@ from sampan.service.messaging.port import (
     Message,
     Sink,
 )
+from sampan.service.tasks import quietly
 from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.messaging")

@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
 from sampan.service.messaging.port import Delivery, Sink
+from sampan.service.tasks import end, quietly
 
 if TYPE_CHECKING:
     from sampan.service.messaging.kafka import KafkaBroker
@@ -27,12 +27,6 @@ log = logging.getLogger("sampan.messaging")
 ID: Final = "sampan-id"
 _COMMIT_SECONDS: Final = 0.5
 _IN_HAND: Final = 1024  # so many events from its first on a member may have begun
-
-
-async def quietly(work: Awaitable[Any]) -> None:
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(3):
-            await work
 
 
 def headers_of(record: Any) -> dict[str, str]:
@@ -250,12 +244,9 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # has
 
     async def halt(self) -> None:
         pump = self._tasks.pop(0)
-        pump.cancel()
-        await asyncio.gather(pump, return_exceptions=True)
+        await end(pump)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         await self._commit(leaving=list(self._tracks))
         await quietly(self._consumer.stop())

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import aio_pika
 
+from sampan.service.tasks import end
+
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
 
@@ -128,8 +130,7 @@ class Members:
     async def leave(self) -> None:
         """Say so, so that the others need not wait for silence."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         with contextlib.suppress(*self.broker.errors):
             async with asyncio.timeout(1):
                 await self._say("-")

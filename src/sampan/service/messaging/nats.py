@@ -39,6 +39,7 @@ from sampan.service.messaging.port import (
     Message,
     Sink,
 )
+from sampan.service.tasks import end
 from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.messaging")
@@ -421,8 +422,7 @@ class NatsSubscription:
 
     async def halt(self) -> None:
         if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.gather(self._tending, return_exceptions=True)
+            await end(self._tending)
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
             with contextlib.suppress(NatsError, OSError):

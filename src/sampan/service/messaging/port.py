@@ -27,6 +27,7 @@ from urllib.parse import quote
 from sampan.service.bindings import Binding, BindingError
 from sampan.service.imports import without
 from sampan.service.messaging.alone import Alone
+from sampan.service.tasks import end
 from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.messaging")
@@ -293,8 +294,7 @@ class Broker(abc.ABC):
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         await self._disconnect()
 
     @abc.abstractmethod

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from sampan.service.messaging.members import Members, shares
 from sampan.service.messaging.port import KEY, Delivery, Sink
+from sampan.service.tasks import end
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
@@ -116,8 +117,7 @@ class Lane:
     async def halt(self) -> None:
         """Deliver no more. An ordered lane keeps what comes until it closes: nobody is to overtake what is in hand."""
         self._halted = True
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         if not self.ordered and self._queue is not None and self._tag:
             with contextlib.suppress(*self.broker.errors):
                 await self._queue.cancel(self._tag)
@@ -186,8 +186,7 @@ class RabbitSubscription:
 
     async def halt(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         await asyncio.gather(*(lane.halt() for lane in self._lanes.values()))
 
     async def close(self) -> None:

@@ -98,7 +98,8 @@ class Exporter:
         self._kick.set()
         if self._task is not None:
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(self._task, _STOP_SECONDS + 0.2)
+                async with asyncio.timeout(_STOP_SECONDS + 0.2):
+                    await self._task
         if left := len(self.queue) + self._in_hand:
             self.drop("shutdown", left)
             self.queue.clear()
@@ -122,7 +123,8 @@ class Exporter:
             if len(self.queue) < self._batch and not self._ends:
                 self._kick.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._kick.wait(), self.target.delay)
+                    async with asyncio.timeout(self.target.delay):
+                        await self._kick.wait()
             try:
                 count, body = await self._take()
                 if count:
@@ -178,7 +180,8 @@ class Exporter:
         while (left := until - time.monotonic()) > 0 and not self._ends:
             self._kick.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._kick.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._kick.wait()
                 await asyncio.sleep(0)
 
     def _arrived(self, count: int, rejected: int) -> None:
