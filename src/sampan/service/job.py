@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sampan.model import Job
 from sampan.service.bindings import BindingError
+from sampan.service.imports import uncollected
 from sampan.service.lifecycle import STOP_SECONDS, StartFailure
 from sampan.service.main import run
 from sampan.service.process import Process, StartError, completed, load_application, load_string, named
@@ -31,11 +32,12 @@ def run_job(name: str) -> int:
     Told to stop (SIGTERM, SIGINT), the function is cancelled, pools close and telemetry is sent, within 28 s in all.
     """
     try:
-        application = load_application()
-        job: Job = named(application.jobs, name, "job")
-        process = Process(job)
-        process.bind(application.services)
-        function = load_string(job.run, f"run of job {name!r},")
+        with uncollected():
+            application = load_application()
+            job: Job = named(application.jobs, name, "job")
+            process = Process(job)
+            process.bind(application.services)
+            function = load_string(job.run, f"run of job {name!r},")
     except (StartError, BindingError) as error:
         print(f"sampan run {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return 2

@@ -23,6 +23,7 @@ from sampan.service.bindings import BindingError
 from sampan.service.http import endpoints
 from sampan.service.http.middleware import Middleware
 from sampan.service.http.order import documentation_last
+from sampan.service.imports import uncollected
 from sampan.service.lifecycle import STOP_SECONDS, Stage, StartFailure, readiness_check
 from sampan.service.process import Process, StartError, load_application, load_string, named
 from sampan.service.resilience.guards import guards
@@ -40,11 +41,12 @@ def serve(name: str) -> int:
     """Run the service `name` of SAMPAN_APP until told to stop. 0 after a graceful stop, 2 when it cannot start."""
     started = time.perf_counter()
     try:
-        application = load_application()
-        service: Service = named(application.services, name, "service")
-        process = Process(service)
-        process.bind(application.services)
-        runner = Runner(process, service, application)
+        with uncollected():
+            application = load_application()
+            service: Service = named(application.services, name, "service")
+            process = Process(service)
+            process.bind(application.services)
+            runner = Runner(process, service, application)
     except (StartError, BindingError) as error:
         print(f"sampan serve {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return _USAGE

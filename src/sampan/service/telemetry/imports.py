@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.machinery
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 log = logging.getLogger("sampan.telemetry")
 
@@ -40,7 +42,9 @@ def _call(then: Done, module: ModuleType) -> None:
         log.exception("%s cannot be joined", module.__name__)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
+    """A meta path finder; not by `importlib.abc`, which imports a dozen modules for the reading of resources."""
+
     def __init__(self) -> None:
         self.waiting: dict[str, list[Done]] = {}
 
@@ -54,12 +58,12 @@ class _Finder(importlib.abc.MetaPathFinder):
             found = None if finder is self else finder.find_spec(fullname, path, target)
             if found is not None:
                 if found.loader is not None:
-                    found.loader = _Loader(found.loader, waiting)
+                    found.loader = cast("Loader", _Loader(found.loader, waiting))
                 return found
         return None
 
 
-class _Loader(importlib.abc.Loader):
+class _Loader:
     """A library's own loader, and what is to be done after it."""
 
     def __init__(self, loader: Any, waiting: list[Done]) -> None:
