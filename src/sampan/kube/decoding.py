@@ -84,6 +84,9 @@ def _found(value: Any) -> str:
     return {dict: "map", list: "list", bool: "boolean", str: "string"}.get(type(value), f"&{{{value}}}")
 
 
+_SCALARS = frozenset({"quantity", *_LAYOUTS})
+"""Formats of text that an apply takes for any scalar."""
+
 _NO_ELEMENTS: dict[type, str] = {
     dict: "associative list without keys has an element that's a map type",
     list: "not supported: associative list with lists as elements",
@@ -97,14 +100,13 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
     faults: list[str] = []
 
     def walk(node: Schema, value: Any, path: str) -> None:
-        if isinstance(value, dict | list if node.format == "quantity" else dict) and (
-            node.format == "quantity" or node.int_or_string
-        ):
+        scalar = node.format in _SCALARS and not node.structural
+        if isinstance(value, dict | list if scalar else dict) and (scalar or node.int_or_string):
             faults.append(f"{path}: expected any scalar, got {json_word(value)}")
             return
         if value is not None and node.open and node.structural and node.type and not fits(value, node.type):
             faults.append(f"{path}: expected {_typed(node.type)}, got {_found(value)}")
-        if value is None or node.open or node.format == "quantity" or node.int_or_string or not node.type:
+        if value is None or node.open or scalar or node.int_or_string or not node.type:
             return
         if node.type == "integer" and isinstance(value, float):
             return  # a number, if not one that goes into the field: `decode_fault` says so

@@ -78,7 +78,7 @@ def conflict(plural: str, name: str, message: str, group: str = "") -> ApiError:
 def invalid(kind: str, name: str, causes: Sequence[Cause], group: str = "") -> ApiError:
     """422: every cause at once, in upstream's wording `Kind.group "name" is invalid: [field: message, ...]`."""
     qualified = f"{kind}.{group}" if group else kind
-    lines = [f"{cause.field}: {cause.message}" for cause in causes]
+    lines = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
     text = lines[0] if len(lines) == 1 else f"[{', '.join(lines)}]"
     details = {
         **({"name": name} if name else {}),

@@ -100,14 +100,18 @@ def bump(call: Call, kind: Kind, new: Object, old: Object, *, literal: bool = Fa
     if not kind.counts_generation or kind.resource.kind == "PriorityClass":  # which shows one, always the first
         return
     apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
-    counts = kind.resource.kind == "Deployment" and call.subresource != "status"
-    noted = [obj["metadata"].get("annotations") for obj in (new, old) if counts]
+    counts = COUNTED.get(kind.resource.kind) if kind.crd is None and call.subresource != "status" else None
+    noted = [obj["metadata"].get(counts) or {} for obj in (new, old) if counts]
     if (
         literal
         or noted[:1] != noted[1:]
         or {k: v for k, v in new.items() if k not in apart} != {k: v for k, v in old.items() if k not in apart}
     ):
         new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
+
+
+COUNTED = {"Deployment": "annotations", "EndpointSlice": "labels"}
+"""Built-in kinds whose generation counts changes of this field of their metadata, too."""
 
 
 def versioned(obj: Object, entry: Entry) -> Object:

@@ -162,11 +162,12 @@ class Kind:
             return obj
         if self.converter is not None:
             return self.converter.known(obj, self.storage.api_version)
-        made = conversion.convert(obj, self.storage)
+        from sampan.kube import schema
+
+        # what the version of the request does not know is lost before
+        made = conversion.convert(obj if self.crd is not None else schema.prune(self.schema, obj), self.storage)
         node = self.schema_at(self.storage.api_version)
         if self.crd is not None and node is not None:  # what the stored version lacks is lost, what it adds is added
-            from sampan.kube import schema
-
             made = schema.apply_defaults(node, schema.prune(node, made))
         return made
 

@@ -6,8 +6,9 @@ Custom kinds convert themselves: not at all, or by `conversion_webhook.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from sampan.cluster.apiserver import autoscaler_versions
 from sampan.kube import kinds
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object
@@ -20,8 +21,6 @@ _STORAGE = {
     kinds.HORIZONTAL_POD_AUTOSCALER_V1: kinds.HORIZONTAL_POD_AUTOSCALER,
     kinds.EVENTS_EVENT: kinds.CORE_EVENT,
 }
-_HPA_REST = "autoscaling.sampan.dev/v2"
-"""Annotation that carries through v1 what v1 has no field for."""
 
 
 class Converts(Protocol):
@@ -70,70 +69,6 @@ def convert(obj: Object, to: Resource) -> Object:
     return result
 
 
-def _cpu_percent(metric: Any) -> int | None:
-    """The average utilization of the CPU that a metric asks for, if that is all it says."""
-    resource = metric.get("resource") or {}
-    if metric.get("type") != "Resource" or resource.get("name") != "cpu":
-        return None
-    percent = (resource.get("target") or {}).get("averageUtilization")
-    return percent if isinstance(percent, int) else None
-
-
-def _hpa_to_v1(obj: Object) -> Object:
-    result = dict(obj)
-    spec, status = dict(obj.get("spec") or {}), dict(obj.get("status") or {})
-    metrics = spec.pop("metrics", None) or ()
-    for metric in metrics:
-        if (percent := _cpu_percent(metric)) is not None:
-            spec["targetCPUUtilizationPercentage"] = percent
-    spec.pop("behavior", None)
-    for metric in status.pop("currentMetrics", None) or ():
-        current = (metric.get("resource") or {}).get("current") or {}
-        if (metric.get("resource") or {}).get("name") == "cpu" and "averageUtilization" in current:
-            status["currentCPUUtilizationPercentage"] = current["averageUtilization"]
-    status.pop("conditions", None)
-    if "status" in obj:
-        status = {"currentReplicas": 0, "desiredReplicas": 0, **status}
-    rest = {key: obj["spec"][key] for key in ("metrics", "behavior") if key in (obj.get("spec") or {})}
-    if len(metrics) <= 1 and all(_cpu_percent(metric) is not None for metric in metrics):
-        rest.pop("metrics", None)
-    metadata = dict(obj["metadata"])
-    if rest:
-        import msgspec
-
-        annotations = dict(metadata.get("annotations") or {})
-        annotations[_HPA_REST] = msgspec.json.encode(rest).decode()
-        metadata["annotations"] = annotations
-    return {**result, "metadata": metadata, "spec": spec, **({"status": status} if "status" in obj else {})}
-
-
-def _hpa_to_v2(obj: Object) -> Object:
-    result = dict(obj)
-    spec, status = dict(obj.get("spec") or {}), dict(obj.get("status") or {})
-    metadata = dict(obj.get("metadata") or {})
-    annotations = dict(metadata.get("annotations") or {})
-    rest: dict[str, Any] = {}
-    if _HPA_REST in annotations:
-        import msgspec
-
-        try:
-            rest = msgspec.json.decode(annotations.pop(_HPA_REST), type=dict[str, Any])
-        except (msgspec.MsgspecError, TypeError):
-            rest = {}
-        metadata["annotations"] = annotations
-    spec.update({key: rest[key] for key in ("metrics", "behavior") if key in rest})
-    percent = spec.pop("targetCPUUtilizationPercentage", None)
-    if percent is not None:
-        cpu = {
-            "type": "Resource",
-            "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}},
-        }
-        others = [m for m in spec.get("metrics") or () if (m.get("resource") or {}).get("name") != "cpu"]
-        spec["metrics"] = [cpu, *others]
-    status.pop("currentCPUUtilizationPercentage", None)
-    return {**result, "metadata": metadata, "spec": spec, **({"status": status} if status else {})}
-
-
 _EVENT_FIELDS = {
     # core/v1 -> events.k8s.io/v1
     "involvedObject": "regarding",
@@ -156,8 +91,8 @@ def _event_to_core(obj: Object) -> Object:
 
 
 _CONVERT: dict[tuple[str, str, str], Callable[[Object], Object]] = {
-    ("autoscaling/v2", "autoscaling/v1", "HorizontalPodAutoscaler"): _hpa_to_v1,
-    ("autoscaling/v1", "autoscaling/v2", "HorizontalPodAutoscaler"): _hpa_to_v2,
+    ("autoscaling/v2", "autoscaling/v1", "HorizontalPodAutoscaler"): autoscaler_versions.to_v1,
+    ("autoscaling/v1", "autoscaling/v2", "HorizontalPodAutoscaler"): autoscaler_versions.to_v2,
     ("v1", "events.k8s.io/v1", "Event"): _event_to_new,
     ("events.k8s.io/v1", "v1", "Event"): _event_to_core,
 }

@@ -13,7 +13,7 @@ import msgspec
 
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.catalog import Kind
-from sampan.kube.errors import bad_request, unsupported_media_type
+from sampan.kube.errors import Cause, bad_request, invalid, unsupported_media_type
 from sampan.kube.objects import Object
 
 PROTOBUF = "application/vnd.kubernetes.protobuf"
@@ -396,24 +396,48 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
 def check_named(kind: Kind, obj: Object) -> None:
     """400 for a custom object that names no kind or version: it is of no type that is known without."""
     resource = kind.resource
-    if obj.get("kind") in (None, ""):
-        text = json.dumps(obj, ensure_ascii=False)
-        raise bad_request(
-            f"the object provided is unrecognized (must be of type {resource.kind}): Object 'Kind' is missing in"
-            f" '{text}'"
-        )
+    _check_kind_named(kind, obj)
     if obj.get("apiVersion") in (None, ""):
         raise bad_request(
             f"the API version in the data () does not match the expected API version ({resource.api_version})"
         )
 
 
-def check_kind(kind: Kind, obj: Object, earlier: Any = None) -> None:
-    """Fill in or check apiVersion and kind. Raises ApiError 400 when the body is of another kind than the path."""
+def _check_kind_named(kind: Kind, obj: Object) -> None:
+    if obj.get("kind") in (None, ""):
+        text = json.dumps(obj, ensure_ascii=False)
+        raise bad_request(
+            f"the object provided is unrecognized (must be of type {kind.resource.kind}): Object 'Kind' is missing in"
+            f" '{text}'"
+        )
+
+
+def check_patched(kind: Kind, patched: Any) -> None:
+    """400 for what a patch makes of a custom object that names no kind, or names it or a version with no text."""
+    if isinstance(patched, dict):
+        _check_texts(kind, patched)
+        _check_kind_named(kind, patched)
+
+
+def check_same_kind(kind: Kind, patched: Object) -> None:
+    """400 for what a patch makes of a custom object without a version; 422 for one of another kind or version."""
+    resource, version = kind.resource, patched.get("apiVersion")
+    if not version:
+        raise bad_request("Object 'apiVersion' is missing in 'object has no apiVersion field'")
+    wrong = [
+        Cause(name, f"Invalid value: {json.dumps(patched[name])}: must be {wanted}")
+        for name, wanted in (("apiVersion", resource.api_version), ("kind", resource.kind))
+        if patched[name] != wanted
+    ]
+    if wrong and version.startswith(f"{resource.group}/"):
+        raise invalid(patched["kind"], patched["metadata"]["name"], wrong, resource.group)
+
+
+def _check_texts(kind: Kind, *objects: Any) -> None:
     from sampan.kube.decoding import json_word
 
     resource = kind.resource
-    for each in (earlier, obj):
+    for each in objects:
         for name in ("apiVersion", "kind"):
             if isinstance(each, dict) and not isinstance(each.get(name), str | None):
                 raise bad_request(
@@ -421,6 +445,12 @@ def check_kind(kind: Kind, obj: Object, earlier: Any = None) -> None:
                     f" json parse error: json: cannot unmarshal {json_word(each[name])} into Go struct field .{name} of"
                     " type string"
                 )
+
+
+def check_kind(kind: Kind, obj: Object, earlier: Any = None) -> None:
+    """Fill in or check apiVersion and kind. Raises ApiError 400 when the body is of another kind than the path."""
+    resource = kind.resource
+    _check_texts(kind, earlier, obj)
     for name, wanted in (("apiVersion", resource.api_version), ("kind", resource.kind)):
         found = obj.setdefault(name, wanted)
         if not found:

@@ -107,6 +107,8 @@ def scale_causes(kind: Kind, obj: Object) -> list[Cause]:
             found.append(Cause(where, f"Invalid value: 0: {where} accessor error: {shown}, expected {wanted}"))
         elif value < 0:
             found.append(Cause(where, f"Invalid value: {value}: should be a non-negative integer"))
+        elif value > 2**31 - 1:
+            found.append(Cause(where, f"Invalid value: {value}: should be less than or equal to {2**31 - 1}"))
     return found
 
 

@@ -21,6 +21,7 @@ from sampan.cluster.apiserver.metadata import (
     finalizer_warnings,
     uid_conflict,
 )
+from sampan.cluster.apiserver.refusal import all_causes
 from sampan.cluster.apiserver.strategy import Context
 from sampan.cluster.store import Entry, Remove, Store
 from sampan.kube import schema, zeros
@@ -45,8 +46,6 @@ ONLY_CONDITIONAL = {
     "VolumeAttachment",
 }  # fmt: skip
 """Built-in kinds that are replaced only by who says which version was read."""
-APART = {"PodDisruptionBudget", "Event"}
-"""Kinds whose metadata are checked only where nothing else is wrong with them."""
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
 
 
@@ -131,15 +130,21 @@ class Writer:
                 for name, value in (("apiVersion", kind.resource.api_version), ("kind", kind.resource.kind)):
                     if patched.get(name) in (None, ""):
                         patched[name] = value
-            if kind.crd is not None and isinstance(patched, dict) and patched.get("apiVersion") in (None, ""):
-                raise bad_request("Object 'apiVersion' is missing in 'object has no apiVersion field'")
             if kind.crd is None and isinstance(patched, dict) and patched.get("apiVersion") in (None, ""):
                 if call.query.get("fieldValidation", "Warn") == "Warn":
                     unknown = sorted(patched.keys() - {"apiVersion", "kind"})
                     call.warnings.extend(f'unknown field "{name}"' for name in unknown)
                 decode.check_name(call, {"metadata": {}})  # of no version, its fields are not found: upstream's words
             try:
+                if kind.crd is not None:
+                    decode.check_patched(kind, patched)
                 decode.check_object(patched)
+            except ApiError as error:
+                raise patching.refused(content, body, patched, error) from None
+            if kind.crd is not None:
+                decode.check_name(call, patched)
+                decode.check_same_kind(kind, patched)
+            try:
                 decode.check_kind(kind, patched)
                 decode.check_types(call, kind, patched)
                 decode.check_fields(call, kind, patched, repeated)
@@ -272,7 +277,7 @@ class Writer:
             metadata_causes = causes_of(kind, new, name)
             causes = self._schema_causes(kind, new, None) + patching.scale_causes(kind, new)
             own = lambda: kind.strategy.validate_create(new)  # noqa: E731
-            self._refuse(kind, name, _all(kind, metadata_causes, causes, own))
+            self._refuse(kind, name, all_causes(kind, metadata_causes, causes, own))
             self.server.gate.validate(call, new, None)
             call.warnings.extend(self._warnings(kind, new, None))
             if current is not None:  # last, as upstream: what is wrong with the object is said first
@@ -327,8 +332,9 @@ class Writer:
             metadata_causes = causes_of(kind, new, call.name) + finalizer_causes(new, old)
             causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
             more = lambda: kind.strategy.validate_update(new, old)  # noqa: E731
-            self._refuse(kind, call.name, _all(kind, metadata_causes, causes, more))
-            call.warnings.extend(self._warnings(kind, new, old))
+            self._refuse(kind, call.name, all_causes(kind, metadata_causes, causes, more))
+            if kind.crd is not None or call.subresource != "status":  # of a built-in one, its spec was told of before
+                call.warnings.extend(self._warnings(kind, new, old))
             if call.subresource != "binding":  # where a pod runs is no change of what it is
                 carry.bump(call, kind, new, old, literal=literal)
             self.server.gate.validate(call, new, old)
@@ -463,25 +469,6 @@ class Writer:
                 cause = Cause("metadata.uid", f'Invalid value: "{metadata["uid"]}": field is immutable')
                 raise invalid(resource.kind, call.name, [cause], resource.group)
             raise uid_conflict(call, metadata["uid"], present["uid"])
-
-
-def _all(kind: Kind, metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:
-    """Every fault at once. The kind's own checks run only where the types are right; what the schema requires is said
-    only where they say nothing of the same field."""
-    if any(cause.reason != "FieldValueRequired" for cause in typed):
-        return metadata + typed
-    own = more()
-    if not own or kind.resource.kind not in APART:
-        own = metadata + own
-    else:
-        typed = [cause for cause in typed if not cause.field.startswith("metadata.")]
-    said = {cause.field for cause in own}
-    owners = any(field.startswith("metadata.ownerReferences.") for field in said)
-    return own + [
-        cause
-        for cause in typed
-        if cause.field not in said and not (owners and cause.field.startswith("metadata.ownerReferences["))
-    ]
 
 
 def finished(obj: Object) -> bool:

@@ -168,10 +168,10 @@ def _identity(item: Any, key: str) -> Any:
 
 def _same_kind(*lists: list[Any]) -> None:
     """Elements of lists that merge are all of one kind, and no lists."""
-    kinds = {_kind(item) for items in lists for item in items}
-    if _GO_KINDS[list] in kinds:
+    kinds = [_kind(item) for items in lists for item in items]
+    if kinds[:1] == [_GO_KINDS[list]]:  # the first says what all are to be
         raise ApiError(422, "Invalid", "lists of lists are not supported")
-    if len(kinds) > 1:
+    if len(set(kinds)) > 1:
         raise bad_request(f"list element types are not identical: {go_text(list(lists))}")
 
 

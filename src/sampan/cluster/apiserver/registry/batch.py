@@ -26,7 +26,7 @@ def _job_spec(faults: Faults, obj: Object, path: str) -> None:
     for key in _COUNTS:
         faults.non_negative(f"{path}.{key}", spec.get(key))
     mode = spec.get("completionMode")
-    faults.one_of(f"{path}.completionMode", mode, ("NonIndexed", "Indexed"), required=False)
+    faults.one_given(f"{path}.completionMode", mode, ("NonIndexed", "Indexed"))
     if mode == "Indexed" and spec.get("completions") is None:
         faults.required(f"{path}.completions", "when completion mode is Indexed")
     validate_template(faults, obj, f"{path}.template", _POLICIES)

@@ -49,13 +49,23 @@ class Namespace(TableStrategy):
         if ctx.subresource != "finalize" and lookup(old, "spec.finalizers") is not None:
             new["spec"] = {**sub(new, "spec"), "finalizers": lookup(old, "spec.finalizers")}
 
-    def validate(self, faults: Faults, obj: Object) -> None:
-        for finalizer in [one or "" for one in sub(obj, "spec").get("finalizers") or ()]:
-            for problem in qualified_name_problems(finalizer):
-                faults.invalid("spec.finalizers", finalizer, problem)
-            if "/" not in finalizer and finalizer not in ("kubernetes", "orphan", "foregroundDeletion"):
+    def validate_create(self, obj: Object) -> list[Cause]:
+        return self._finalizers(obj, "")
+
+    def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
+        faults.causes += self._finalizers(new, "[{}]")
+
+    @staticmethod
+    def _finalizers(obj: Object, place: str) -> list[Cause]:
+        faults = Faults()
+        for index, finalizer in enumerate(sub(obj, "spec").get("finalizers") or ()):
+            where, name = f"spec.finalizers{place.format(index)}", finalizer or ""
+            for problem in qualified_name_problems(name):
+                faults.invalid(where, name, problem)
+            if "/" not in name and name not in ("kubernetes", "orphan", "foregroundDeletion"):
                 detail = "name is neither a standard finalizer name nor is it fully qualified"
-                faults.invalid("spec.finalizers", finalizer, detail)
+                faults.invalid(where, name, detail)
+        return faults.causes
 
     def validate_update(self, new: Object, old: Object) -> list[Cause]:
         causes, phase = super().validate_update(new, old), lookup(new, "status.phase")

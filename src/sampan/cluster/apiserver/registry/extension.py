@@ -52,7 +52,7 @@ class Webhooks(TableStrategy):
             else:
                 faults.one_of(f"{where}.sideEffects", hook["sideEffects"], ("None", "NoneOnDryRun"), required=None)
             _rules(faults, hook.get("rules"), f"{where}.rules")
-            faults.one_of(f"{where}.failurePolicy", hook.get("failurePolicy"), ("Fail", "Ignore"))
+            faults.one_given(f"{where}.failurePolicy", hook.get("failurePolicy"), ("Fail", "Ignore"), required=True)
             timeout = hook.get("timeoutSeconds")
             if isinstance(timeout, int) and not 1 <= timeout <= 30:
                 faults.invalid(f"{where}.timeoutSeconds", timeout, "the timeout value must be between 1 and 30 seconds")
@@ -126,7 +126,7 @@ class Policy(TableStrategy):
                 faults.required("spec.matchConstraints.resourceRules")
             for part in ("resourceRules", "excludeResourceRules"):
                 _rules(faults, spec["matchConstraints"].get(part), f"spec.matchConstraints.{part}")
-        faults.one_of("spec.failurePolicy", spec.get("failurePolicy"), ("Fail", "Ignore"))
+        faults.one_given("spec.failurePolicy", spec.get("failurePolicy"), ("Fail", "Ignore"), required=True)
         policy(faults, spec)
 
 
@@ -179,7 +179,7 @@ class MutatingPolicy(TableStrategy):
             if not constraints.get("resourceRules"):
                 faults.required("spec.matchConstraints.resourceRules")
             _only_writes(faults, constraints, "spec.matchConstraints")
-        faults.one_of("spec.failurePolicy", spec.get("failurePolicy"), ("Fail", "Ignore"))
+        faults.one_given("spec.failurePolicy", spec.get("failurePolicy"), ("Fail", "Ignore"), required=True)
         mutating_policy(faults, spec)
         faults.one_of("spec.reinvocationPolicy", spec.get("reinvocationPolicy"), ("IfNeeded", "Never"))
 

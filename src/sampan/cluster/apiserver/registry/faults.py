@@ -68,6 +68,15 @@ class Faults:
                 "FieldValueNotSupported", path, f"Unsupported value: {_shown(value)}", f"supported values: {choices}"
             )
 
+    def one_given(self, path: str, value: Any, allowed: Iterable[str], *, required: bool = False) -> None:
+        """As `one_of`, of a field of which Go tells one that is "" from none: it is wrong."""
+        self.one_of(path, value, allowed, required=required if value is None else None)
+
+    def name_given(self, path: str, value: Any, rule: NameRule) -> None:
+        """As `name`, of such a field."""
+        for message in rule(value) if value is not None else ():
+            self.invalid(path, value, message)
+
     def non_negative(self, path: str, value: Any) -> None:
         if isinstance(value, int) and value < 0:
             self.invalid(path, value, "must be greater than or equal to 0")

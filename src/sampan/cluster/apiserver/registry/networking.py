@@ -79,7 +79,7 @@ def _rule_path(faults: Faults, entry: Object, path: str) -> None:
         if text and not text.startswith("/"):
             faults.invalid(f"{path}.path", text, "must be an absolute path")
     else:
-        faults.one_of(f"{path}.pathType", type, ("Exact", "ImplementationSpecific", "Prefix"))
+        faults.one_given(f"{path}.pathType", type, ("Exact", "ImplementationSpecific", "Prefix"), required=True)
     _backend(faults, sub(entry, "backend"), f"{path}.backend")
 
 
@@ -94,7 +94,7 @@ class Ingress(TableStrategy):
             faults.invalid("spec", None, "either `defaultBackend` or `rules` must be specified")
         if spec.get("defaultBackend") is not None:
             _backend(faults, spec["defaultBackend"], "spec.defaultBackend")
-        faults.name("spec.ingressClassName", spec.get("ingressClassName"), DNS_SUBDOMAIN, required=False)
+        faults.name_given("spec.ingressClassName", spec.get("ingressClassName"), DNS_SUBDOMAIN)
         for index, rule in enumerate(rules):
             where = f"spec.rules[{index}]"
             if rule.get("host"):
@@ -123,13 +123,16 @@ class IngressClass(TableStrategy):
         if not isinstance(sub(obj, "spec").get("parameters"), dict):
             return
         parameters = sub(obj, "spec", "parameters")
-        faults.name("spec.parameters.apiGroup", parameters.get("apiGroup"), DNS_SUBDOMAIN, required=False)
+        faults.name_given("spec.parameters.apiGroup", parameters.get("apiGroup"), DNS_SUBDOMAIN)
         for key in ("kind", "name"):
             faults.name(f"spec.parameters.{key}", parameters.get(key), path_segment)
-        faults.one_of("spec.parameters.scope", parameters.get("scope"), ("Cluster", "Namespace"), required=False)
-        if parameters.get("scope") == "Namespace" and not parameters.get("namespace"):
+        faults.one_given("spec.parameters.scope", parameters.get("scope"), ("Cluster", "Namespace"))
+        namespace = parameters.get("namespace")
+        if parameters.get("scope") == "Namespace" and namespace is None:
             faults.required("spec.parameters.namespace", "`parameters.scope` is set to 'Namespace'")
-        elif parameters.get("scope") == "Cluster" and parameters.get("namespace"):
+        elif parameters.get("scope") == "Namespace":
+            faults.name_given("spec.parameters.namespace", namespace, DNS_LABEL)
+        elif parameters.get("scope") == "Cluster" and namespace is not None:
             faults.forbidden("spec.parameters.namespace", "`parameters.scope` is set to 'Cluster'")
 
 
@@ -161,11 +164,11 @@ class NetworkPolicy(TableStrategy):
         if len(types) > 2:
             faults.invalid("spec.policyTypes", types, "may not specify more than two policyTypes")
         for index, type in enumerate(types):
-            faults.one_of(f"spec.policyTypes[{index}]", type, ("Ingress", "Egress"))
+            faults.one_of(f"spec.policyTypes[{index}]", type or "", ("Ingress", "Egress"), required=None)
 
 
 def _policy_port(faults: Faults, port: Object, path: str) -> None:
-    faults.one_of(f"{path}.protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"), required=False)
+    faults.one_given(f"{path}.protocol", port.get("protocol"), ("TCP", "UDP", "SCTP"))
     number, end = port.get("port"), port.get("endPort")
     port_or_name(faults, f"{path}.port", number)
     if end is not None:
@@ -219,8 +222,8 @@ class EndpointSlice(TableStrategy):
             faults.too_many("endpoints", len(endpoints), 1000)
         for index, endpoint in enumerate(endpoints):
             where = f"endpoints[{index}].addresses"
-            faults.name(f"endpoints[{index}].nodeName", endpoint.get("nodeName"), DNS_SUBDOMAIN, required=False)
-            faults.name(f"endpoints[{index}].hostname", endpoint.get("hostname"), DNS_LABEL, required=False)
+            faults.name_given(f"endpoints[{index}].nodeName", endpoint.get("nodeName"), DNS_SUBDOMAIN)
+            faults.name_given(f"endpoints[{index}].hostname", endpoint.get("hostname"), DNS_LABEL)
             if not endpoint.get("addresses"):
                 faults.required(where, "must contain at least 1 address")
             for position, text in enumerate(endpoint.get("addresses") or ()):
@@ -235,7 +238,7 @@ class EndpointSlice(TableStrategy):
                 faults.duplicate(f"ports[{index}].name", name)
             names.add(name)
             faults.name(f"ports[{index}].name", name, DNS_LABEL, required=False)
-            faults.one_of(f"ports[{index}].protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
+            faults.one_given(f"ports[{index}].protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"), required=True)
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         deprecated = old is None and new.get("addressType") == "FQDN"

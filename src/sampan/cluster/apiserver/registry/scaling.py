@@ -52,8 +52,10 @@ class Autoscaler(TableStrategy):
         for key in ("kind", "name"):
             if not reference.get(key):
                 faults.required(f"spec.scaleTargetRef.{key}")
-        if not reference.get("apiVersion"):
-            faults.invalid("spec.scaleTargetRef.apiVersion", "", "apiVersion must specify API group")
+        if "/" not in (reference.get("apiVersion") or ""):
+            faults.invalid(
+                "spec.scaleTargetRef.apiVersion", reference.get("apiVersion") or "", "apiVersion must specify API group"
+            )
         if isinstance(least, int) and least < 1:
             faults.invalid("spec.minReplicas", least, "must be greater than or equal to 1")
         if isinstance(most, int) and most < 0:
@@ -133,7 +135,7 @@ def _rules(faults: Faults, rules: Object, path: str) -> None:
     faults.non_negative(f"{path}.stabilizationWindowSeconds", window)
     if isinstance(window, int) and window > 3600:
         faults.invalid(f"{path}.stabilizationWindowSeconds", window, "must be less than or equal to 3600")
-    faults.one_of(f"{path}.selectPolicy", rules.get("selectPolicy"), ("Disabled", "Max", "Min"), required=False)
+    faults.one_given(f"{path}.selectPolicy", rules.get("selectPolicy"), ("Disabled", "Max", "Min"))
     policies = maps(rules.get("policies"))
     if not policies:
         faults.required(f"{path}.policies", "must specify at least one Policy")
@@ -163,12 +165,8 @@ class DisruptionBudget(TableStrategy):
         for key in ("minAvailable", "maxUnavailable"):
             part_or_percent(faults, f"spec.{key}", spec.get(key))
         faults.label_selector("spec.selector", spec.get("selector"))
-        faults.one_of(
-            "spec.unhealthyPodEvictionPolicy",
-            spec.get("unhealthyPodEvictionPolicy"),
-            ("AlwaysAllow", "IfHealthyBudget"),
-            required=False,
-        )
+        evicted = spec.get("unhealthyPodEvictionPolicy")
+        faults.one_given("spec.unhealthyPodEvictionPolicy", evicted, ("AlwaysAllow", "IfHealthyBudget"))
 
 
 class Scale(TableStrategy):

@@ -104,21 +104,20 @@ class Service(TableStrategy):
                     spec.pop(key, None)
 
     def _carry_over(self, new: Object, old: Object) -> None:
-        """What was allocated stays when the client leaves it out."""
+        """What was allocated stays when the client leaves it out: addresses, and the node ports of ports by name."""
         spec, before = sub(new, "spec"), sub(old, "spec")
         if _type(new) != "ExternalName" and _type(old) != "ExternalName":
             if not spec.get("clusterIP") and not spec.get("clusterIPs"):
                 for key in ("clusterIP", "clusterIPs"):
                     if before.get(key):
                         spec[key] = before[key]
-            for key in ("ipFamilies", "ipFamilyPolicy"):
-                if not spec.get(key) and before.get(key):
-                    spec[key] = before[key]
+            if not spec.get("ipFamilyPolicy") and before.get("ipFamilyPolicy"):
+                spec["ipFamilyPolicy"] = before["ipFamilyPolicy"]
         if _type(new) in _WITH_NODE_PORTS and _type(old) in _WITH_NODE_PORTS:
             used = {port.get("nodePort") for port in maps(spec.get("ports"))}
-            known = {_port_key(port): port.get("nodePort") for port in maps(before.get("ports"))}
+            known = {port.get("name") or "": port.get("nodePort") for port in maps(before.get("ports"))}
             for port in maps(spec.get("ports")):
-                kept = known.get(_port_key(port))
+                kept = known.get(port.get("name") or "")
                 if not port.get("nodePort") and kept and kept not in used:
                     port["nodePort"] = kept
 
@@ -132,54 +131,61 @@ class Service(TableStrategy):
             for service in ctx.list(kinds.SERVICE, None)
             if (service["metadata"].get("namespace"), service["metadata"]["name"]) != (namespace, name)
         ]
-        faults = Faults()
+        faults, fresh = Faults(), old is None or _type(old) == "ExternalName"
         try:
             if _type(obj) != "ExternalName":
                 cidr = ctx.settings.get("service_cidr") or DEFAULT_CIDR
-                self._cluster_ip(faults, spec, sub(old, "spec"), others, ClusterIPs(cidr), f"{namespace}/{name}")
+                _families(faults, spec, sub(old, "spec"))
+                if not faults.causes:
+                    before = sub(old, "spec")
+                    self._cluster_ip(faults, spec, before, others, ClusterIPs(cidr), f"{namespace}/{name}", fresh=fresh)
             if _type(obj) in _WITH_NODE_PORTS and spec.get("allocateLoadBalancerNodePorts") is not False:
-                self._node_ports(faults, spec, others, f"{namespace}/{name}")
+                self._node_ports(faults, spec, others, f"{namespace}/{name}", fresh=old is None)
         except Exhausted as error:
             raise internal(f"failed to allocate for service {namespace}/{name}: {error}") from error
         if faults.causes:
             raise invalid("Service", name, faults.causes)
 
     def _cluster_ip(  # noqa: PLR0917 - one caller
-        self, faults: Faults, spec: Object, before: Object, others: list[Object], ips: ClusterIPs, key: str
-    ) -> None:
+        self, faults: Faults, spec: Object, before: Object, others: list[Object], ips: ClusterIPs, key: str, *,
+        fresh: bool,
+    ) -> None:  # fmt: skip
+        """Only a service that had none of its own accord is given an address: `fresh`."""
         wanted = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), None)
         if wanted == "None":
             spec["clusterIP"], spec["clusterIPs"] = "None", ["None"]
-        else:
-            taken = taken_ips(others)
-            if not wanted:
-                wanted = ips.allocate(key, taken)
-            elif wanted != before.get("clusterIP"):
-                problem = ips.problem(wanted, taken)
-                if problem:
-                    faults.invalid("spec.clusterIPs", [wanted], problem)
-            spec["clusterIP"] = wanted
-            spec["clusterIPs"] = spec.get("clusterIPs") or [wanted]
-        if spec["clusterIP"] == "None" and not spec.get("selector") and not spec.get("ipFamilyPolicy"):
-            # what it leads to is not known: upstream takes it to have both families
-            spec["ipFamilyPolicy"] = "RequireDualStack"
-            spec["ipFamilies"] = list(dict.fromkeys([*(spec.get("ipFamilies") or ()), "IPv4", "IPv6"]))
-        if not spec.get("ipFamilies"):
-            spec["ipFamilies"] = ["IPv4"]
-        if not spec.get("ipFamilyPolicy"):
-            spec["ipFamilyPolicy"] = "SingleStack"
+            return
+        taken = taken_ips(others)
+        if not wanted:
+            if not fresh:
+                return
+            wanted = ips.allocate(key, taken)
+        elif wanted != before.get("clusterIP"):
+            problem = ips.problem(wanted, taken)
+            if problem:
+                faults.invalid("spec.clusterIPs", [wanted], problem)
+        spec["clusterIP"] = wanted
+        spec["clusterIPs"] = spec.get("clusterIPs") or [wanted]
 
-    def _node_ports(self, faults: Faults, spec: Object, others: list[Object], key: str) -> None:
+    def _node_ports(self, faults: Faults, spec: Object, others: list[Object], key: str, *, fresh: bool) -> None:
+        """Ports of one number share a node port where the service is `fresh`, as those of two protocols do."""
         taken = taken_ports(others)
         ports = maps(spec.get("ports"))
         for index, port in enumerate(ports):
             if port.get("nodePort"):
                 check_port(faults, f"spec.ports[{index}].nodePort", port["nodePort"], taken)
         mine = {port["nodePort"] for port in ports if port.get("nodePort")}
+        shared = (
+            {port.get("port"): port["nodePort"] for port in reversed(ports) if port.get("nodePort")} if fresh else {}
+        )
         for port in ports:
             if not port.get("nodePort"):
-                port["nodePort"] = allocate_port(f"{key}/{_port_key(port)}", taken | mine)
+                port["nodePort"] = shared.get(port.get("port")) or allocate_port(
+                    f"{key}/{_port_key(port)}", taken | mine
+                )
                 mine.add(port["nodePort"])
+            if fresh:
+                shared.setdefault(port.get("port"), port["nodePort"])
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec, type = sub(obj, "spec"), _type(obj)
@@ -188,6 +194,8 @@ class Service(TableStrategy):
         ports = maps(spec.get("ports"))
         if not ports and not headless and type != "ExternalName":
             faults.required("spec.ports")
+        if spec.get("clusterIP") and not spec.get("clusterIPs"):
+            faults.required("spec.clusterIPs")
         if headless and type in _WITH_NODE_PORTS:
             faults.invalid("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {type} services")
         if type == "ExternalName":
@@ -232,9 +240,31 @@ class Service(TableStrategy):
             faults.invalid("spec.clusterIPs[0]", [after.get("clusterIP")], "may not change once set")
 
 
+def _families(faults: Faults, spec: Object, before: Object) -> None:
+    """The IP families of a service and how many it wants; there is one here: IPv4."""
+    unknown = spec.get("clusterIP") == "None" and not spec.get("selector")
+    if not spec.get("ipFamilyPolicy"):  # of a headless one whose ends are not known both are taken to be there
+        spec["ipFamilyPolicy"] = "RequireDualStack" if unknown else "SingleStack"
+    families, policy = spec.get("ipFamilies") or [], spec["ipFamilyPolicy"]
+    if before and policy == "SingleStack" and families == before.get("ipFamilies"):
+        families = families[:1]
+    if unknown:
+        families = families or ["IPv4"]
+        if len(families) < 2 and policy != "SingleStack":
+            families = [*families, "IPv6" if families[0] == "IPv4" else "IPv4"]
+    else:
+        if policy == "RequireDualStack":
+            faults.invalid("spec.ipFamilyPolicy", policy, "this cluster is not configured for dual-stack services")
+        for index, family in enumerate(families):
+            if family != "IPv4":
+                faults.invalid(f"spec.ipFamilies[{index}]", family, "not configured on this cluster")
+    spec["ipFamilies"] = families or ["IPv4"]
+
+
 def _ports(faults: Faults, ports: list[Object], type: str) -> None:
     names: set[str] = set()
     numbers: set[tuple[Any, ...]] = set()
+    given: set[tuple[Any, ...]] = set()
     for index, port in enumerate(ports):
         where, name = f"spec.ports[{index}]", port.get("name") or ""
         if not name and len(ports) > 1:
@@ -252,6 +282,10 @@ def _ports(faults: Faults, ports: list[Object], type: str) -> None:
         numbers.add(_port_key(port))
         if port.get("nodePort") and type not in _WITH_NODE_PORTS:
             faults.forbidden(f"{where}.nodePort", f"may not be used when `type` is '{type}'")
+        elif port.get("nodePort"):
+            if (used := (port.get("protocol"), port["nodePort"])) in given:
+                faults.duplicate(f"{where}.nodePort", port["nodePort"])
+            given.add(used)
 
 
 def address(faults: Faults, path: str, text: Any, *, twice: bool = False) -> None:

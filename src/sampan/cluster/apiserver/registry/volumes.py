@@ -27,14 +27,23 @@ def _storage(faults: Faults, value: object, path: str) -> None:
         faults.invalid(path, str(value), str(error))
 
 
-def _access_modes(faults: Faults, spec: Object, detail: str = "at least 1 access mode is required") -> None:
-    modes = spec.get("accessModes") or ()
+def _access_modes(faults: Faults, spec: Object, path: str, detail: str = "") -> None:
+    modes, where = spec.get("accessModes") or (), f"{path}.accessModes"
     if not modes:
-        faults.required("spec.accessModes", detail)
+        faults.required(where, detail)
     for mode in modes:
-        faults.one_of("spec.accessModes", mode, _MODES, required=None)
+        faults.one_of(where, mode or "", _MODES, required=None)
     if "ReadWriteOncePod" in modes and {*modes} & {"ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce"}:
-        faults.forbidden("spec.accessModes", "may not use ReadWriteOncePod with other access modes")
+        faults.forbidden(where, "may not use ReadWriteOncePod with other access modes")
+
+
+def validate_claim(faults: Faults, spec: Object, path: str) -> None:
+    """The spec of a claim, or of a template of claims."""
+    _access_modes(faults, spec, path, "at least 1 access mode is required")
+    _storage(faults, sub(spec, "resources", "requests").get("storage"), f"{path}.resources[storage]")
+    faults.name(f"{path}.storageClassName", spec.get("storageClassName"), DNS_SUBDOMAIN, required=False)
+    faults.one_given(f"{path}.volumeMode", spec.get("volumeMode"), ("Block", "Filesystem"))
+    faults.label_selector(f"{path}.selector", spec.get("selector"))
 
 
 def _protect(obj: Object, finalizer: str) -> None:
@@ -55,22 +64,11 @@ class Claim(TableStrategy):
         super().default(obj)
         default_phase(obj, "Pending")
 
-    def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
-        spec = sub(new, "spec")
-        for key in ("storageClassName", "volumeName"):
-            if spec and spec.get(key) is None and lookup(old, f"spec.{key}") is not None:
-                spec[key] = lookup(old, f"spec.{key}")
-
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         return broken_bytes(lookup(new, "spec.resources"), "spec.resources", ("storage",))
 
     def validate(self, faults: Faults, obj: Object) -> None:
-        spec = sub(obj, "spec")
-        _access_modes(faults, spec)
-        _storage(faults, sub(spec, "resources", "requests").get("storage"), "spec.resources[storage]")
-        faults.name("spec.storageClassName", spec.get("storageClassName"), DNS_SUBDOMAIN, required=False)
-        faults.one_of("spec.volumeMode", spec.get("volumeMode"), ("Block", "Filesystem"), required=False)
-        faults.label_selector("spec.selector", spec.get("selector"))
+        validate_claim(faults, sub(obj, "spec"), "spec")
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         def fixed(obj: Object) -> Object:
@@ -107,6 +105,9 @@ _SOURCES = (
 
 
 class Volume(TableStrategy):
+    optional = frozenset({"spec.csi.driver", "spec.csi.volumeHandle", "spec.nfs.server", "spec.nfs.path",
+                          "spec.hostPath.path"})  # fmt: skip
+    """Of several sources only the first is looked into: here, not by the schema."""
     rows: ClassVar[Rows] = (
         ("spec.persistentVolumeReclaimPolicy", "Retain"),
         ("spec.volumeMode", "Filesystem"),
@@ -130,7 +131,7 @@ class Volume(TableStrategy):
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
-        _access_modes(faults, spec, "")
+        _access_modes(faults, spec, "spec")
         capacity = spec.get("capacity") or {}
         if not capacity:
             faults.required("spec.capacity")
@@ -144,7 +145,7 @@ class Volume(TableStrategy):
         policies = ("Delete", "Recycle", "Retain")
         faults.one_of("spec.persistentVolumeReclaimPolicy", spec.get("persistentVolumeReclaimPolicy"), policies)
         faults.name("spec.storageClassName", spec.get("storageClassName"), DNS_SUBDOMAIN, required=False)
-        faults.one_of("spec.volumeMode", spec.get("volumeMode"), ("Block", "Filesystem"), required=False)
+        faults.one_given("spec.volumeMode", spec.get("volumeMode"), ("Block", "Filesystem"))
         given = [source for source in _SOURCES if spec.get(source) is not None]
         if not given:
             faults.required("spec", "must specify a volume type")

@@ -10,7 +10,9 @@ from sampan.cluster.apiserver.registry.base import TableStrategy, lookup, valida
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
 from sampan.cluster.apiserver.registry.faults import Faults, maps, part_or_percent, sub
 from sampan.cluster.apiserver.registry.podspec import validate_template
+from sampan.cluster.apiserver.registry.volumes import validate_claim
 from sampan.cluster.apiserver.strategy import Context
+from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
 
 
@@ -107,7 +109,7 @@ class ReplicationController(TableStrategy):
         super().default(obj)
         spec = sub(obj, "spec")
         labels = sub(spec, "template", "metadata").get("labels")
-        if labels and spec.get("selector") is None:
+        if labels and not spec.get("selector"):
             spec["selector"] = dict(labels)
         if labels and not sub(obj, "metadata").get("labels"):
             obj["metadata"]["labels"] = dict(labels)
@@ -155,6 +157,7 @@ class StatefulSet(Workload):
     rows: ClassVar[Rows] = (
         *_TEMPLATE,
         ("spec.replicas", 1),
+        ("spec.serviceName", ""),
         ("spec.podManagementPolicy", "OrderedReady"),
         ("spec.updateStrategy", {}),
         ("spec.updateStrategy.type", "RollingUpdate"),
@@ -180,11 +183,10 @@ class StatefulSet(Workload):
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
         template = sub(spec, "template", "spec")
-        names = (lookup(claim, "metadata.name") for claim in maps(spec.get("volumeClaimTemplates")))
-        claims = [name for name in names if name]
-        # A claim template is a volume of the pods too: mounts may name it.
-        named = {volume.get("name") for volume in maps(template.get("volumes"))}
-        volumes = [*({"name": c, "emptyDir": {}} for c in claims if c not in named), *maps(template.get("volumes"))]
+        # A claim template is a volume of the pods too, and comes before one of that name: mounts may name it.
+        named = [lookup(claim, "metadata.name") or "" for claim in maps(spec.get("volumeClaimTemplates"))]
+        claims = [{"name": name, "persistentVolumeClaim": {"claimName": name}} for name in dict.fromkeys(named)]
+        volumes = [*claims, *(volume for volume in maps(template.get("volumes")) if volume.get("name") not in named)]
         checked = {
             **obj,
             "spec": {**spec, "template": {**sub(spec, "template"), "spec": {**template, "volumes": volumes}}},
@@ -205,6 +207,12 @@ class StatefulSet(Workload):
         for key in ("whenDeleted", "whenScaled"):
             where = f"spec.persistentVolumeClaimRetentionPolicy.{key}"
             faults.one_of(where, lookup(obj, where), ("Retain", "Delete"))
+
+    def validate_create(self, obj: Object) -> list[Cause]:
+        faults = Faults()
+        for index, claim in enumerate(maps(sub(obj, "spec").get("volumeClaimTemplates"))):
+            validate_claim(faults, sub(claim, "spec"), f"spec.volumeClaimTemplates[{index}].spec")
+        return super().validate_create(obj) + faults.causes
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         after, before = sub(new, "spec"), sub(old, "spec")
@@ -260,10 +268,8 @@ class DaemonSet(Workload):
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
         """The generation of the template, kept in an annotation, is the server's to count."""
-        if ctx.subresource is not None:
-            return
         count = (old["metadata"].get("annotations") or {}).get(TEMPLATE_GENERATION, "1")
-        if lookup(new, "spec.template") != lookup(old, "spec.template") and count.isdigit():
+        if ctx.subresource is None and lookup(new, "spec.template") != lookup(old, "spec.template") and count.isdigit():
             count = str(int(count) + 1)
         new["metadata"].setdefault("annotations", {})[TEMPLATE_GENERATION] = count
 

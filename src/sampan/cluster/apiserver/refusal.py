@@ -1,0 +1,30 @@
+"""What is wrong with an object, from all who look into it, as one answer says it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sampan.cluster.apiserver.catalog import Kind
+from sampan.kube.errors import Cause
+
+APART = {"PodDisruptionBudget", "Event"}
+"""Kinds whose metadata are checked only where nothing else is wrong with them."""
+
+
+def all_causes(kind: Kind, metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:
+    """Every fault at once. The kind's own checks run only where the types are right; what the schema requires is said
+    only where they say nothing of the same field."""
+    if any(cause.reason != "FieldValueRequired" for cause in typed):
+        return metadata + typed
+    own = more()
+    if not own or kind.resource.kind not in APART:
+        own = metadata + own
+    else:
+        typed = [cause for cause in typed if not cause.field.startswith("metadata.")]
+    said = {cause.field for cause in own}
+    owners = any(field.startswith("metadata.ownerReferences.") for field in said)
+    return own + [
+        cause
+        for cause in typed
+        if cause.field not in said and not (owners and cause.field.startswith("metadata.ownerReferences["))
+    ]
