@@ -133,9 +133,9 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
                     continue
                 try:
                     element = fields.element_of(node, item)
-                except ApiError:  # without its keys: `fields` says so
-                    walk(node.items, item, f"{path}[{where}]")
-                    continue
+                except ApiError as error:  # without its keys
+                    faults.append(f"{path}: element {index}: {error.message}")
+                    return
             elif node.list_type == "set":
                 if unfit := _NO_ELEMENTS.get(type(item)):
                     faults.append(f"{path}: element {index}: {unfit}")
@@ -215,3 +215,22 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
 
     fault = None if is_plain(schema, obj) else walk(schema, obj, "", kind)
     return f'{kind} in version "{version}" cannot be handled as a {kind}: {fault}' if fault else None
+
+
+def narrow(schema: Schema, obj: dict[str, Any]) -> None:
+    """Cut whole numbers that are too large for their fields, in place, to as many bits: so an apply reads them."""
+
+    def walk(node: Schema | None, value: Any) -> Any:
+        if node is None or node.open:
+            return value
+        if node.type == "integer" and isinstance(value, int) and not isinstance(value, bool):
+            bits = 32 if node.format == "int32" else 64
+            return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
+        if isinstance(value, dict):
+            value.update({key: walk(node.child(key), item) for key, item in value.items()})
+        elif isinstance(value, list):
+            value[:] = [walk(node.items, item) for item in value]
+        return value
+
+    if not is_plain(schema, obj):
+        walk(schema, obj)

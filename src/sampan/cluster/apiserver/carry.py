@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from sampan.cluster.apiserver import resets
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.store import Entry
+from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
 from sampan.kube.schema import Schema
 from sampan.kube.zeros import is_collection
@@ -16,9 +18,6 @@ POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("contai
 """Subresources of a pod that change only these fields of its spec."""
 
 SERVER_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
-
-STATUS_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
-"""What a write of the status of a built-in kind may change besides."""
 
 
 def carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
@@ -29,9 +28,7 @@ def carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
         new.update(json_copy({key: value for key, value in old.items() if key != "status"}))
         if status is not None:
             new["status"] = status
-        for field in ("managedFields", *(() if kind.crd else STATUS_METADATA)):
-            if field == "labels" and kind.resource.kind == "Deployment":
-                continue
+        for field in ("managedFields", *resets.status_metadata(kind)):
             new["metadata"].pop(field, None)
             if given.get(field) is not None:
                 new["metadata"][field] = given[field]
@@ -83,6 +80,21 @@ def gives_empty(kind: Kind, wanted: Object) -> bool:
     name = LITERAL.get(kind.resource.kind, "") if kind.crd is None else ""
     node = kind.schema.properties.get(name)
     return node is not None and _has_empty(node, wanted.get(name))
+
+
+FROZEN = {"ConfigMap": ("data", "binaryData"), "Secret": ("data",)}
+"""Built-in kinds of which, once they are immutable, an empty map is another than none at all."""
+
+
+def emptied(kind: Kind, wanted: Object, old: Object) -> list[Cause]:
+    """What an update of such a kind says is empty and is not there."""
+    if not old.get("immutable") or kind.crd is not None:
+        return []
+    return [
+        Cause(field, "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden")
+        for field in FROZEN.get(kind.resource.kind, ())
+        if wanted.get(field) == {} and not old.get(field)
+    ]
 
 
 def _has_empty(node: Schema | None, value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sampan.cluster.apiserver import resets
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.kube.errors import ApiError, Cause, bad_request
@@ -65,23 +66,14 @@ def server_side(
     """The object that applying `applied` makes, with its managedFields. Raises ApiError 409 with the conflicts."""
     from sampan.kube.patch import apply
 
-    applied = copy_of(applied)  # as it is written: "1000m" conflicts with "1"
-    apart: Object = {}
-    if subresource is None:
-        applied.pop("status", None)
-    elif subresource == "status":
-        kept = {"apiVersion", "kind", "metadata", "status"}
-        if current is None:  # it is created with all it says, of which this manager owns the status
-            apart = {key: value for key, value in applied.items() if key not in kept}
-        applied = {key: value for key, value in applied.items() if key in kept}
     try:
         result = apply.apply(
-            current, applied, kind.schema, manager=manager, force=force, subresource=subresource, now=now(),
-            view=kind.view,
+            current, copy_of(applied), kind.schema, manager=manager, force=force, subresource=subresource, now=now(),
+            view=kind.view, reset=resets.of(kind, subresource),
         )  # fmt: skip
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise bad_request(f"the object cannot be applied: {error}") from None
-    return copy_of({**result, **apart})
+    return copy_of(result)
 
 
 def scale_causes(kind: Kind, obj: Object) -> list[Cause]:
@@ -137,7 +129,7 @@ def track(  # noqa: PLR0917
         old, new, node = None if old is None else kind.outward(old), kind.outward(new), kind.schema
     tracked = managed_fields.track_update(
         old, new, node, manager=manager, subresource=subresource, api_version=new["apiVersion"], now=now(),
-        view=kind.view if kind else None,
+        view=kind.view if kind else None, reset=resets.of(kind, subresource) if kind else managed_fields.NO_RESET,
     )  # fmt: skip
     entries = tracked["metadata"].get("managedFields")
     if entries:

@@ -6,18 +6,17 @@ somebody else owns them; a field that another manager owns with another value is
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from sampan.kube.errors import ApiError, bad_request
 from sampan.kube.objects import Object
 from sampan.kube.patch import fields as sets
-from sampan.kube.patch import last_applied
+from sampan.kube.patch import last_applied, prune
 from sampan.kube.patch import managed_fields as managed
 from sampan.kube.patch.fields import Fields, Path
-from sampan.kube.patch.managed_fields import APPLY, UPDATE, Entry, Manager, Managers, View
+from sampan.kube.patch.managed_fields import APPLY, UPDATE, Entry, Manager, Managers, Reset, View
 from sampan.kube.schema import ANYTHING, Schema
-
-_GONE: Any = object()
 
 
 def apply(
@@ -30,10 +29,12 @@ def apply(
     subresource: str | None = None,
     now: str,
     view: View | None = None,
+    reset: Reset = managed.NO_RESET,
 ) -> Object:
     """The object that results, with its `managedFields`; `live` itself when nothing changes.
 
-    `view` is how the object is seen in other versions of its kind, which other managers may have written in.
+    `view` is how the object is seen in other versions of its kind, which other managers may have written in; `reset`
+    what this endpoint does not write, and nobody comes to own by it.
 
     `applied` has passed decoding and `schema.canonical`, and holds no field this endpoint may not set (no status on the
     main resource). Raises ApiError 409 with a cause per conflicting field, 400 for an object that cannot be applied.
@@ -43,35 +44,28 @@ def apply(
         raise bad_request("metadata.managedFields must be nil")
     entries = live["metadata"].get("managedFields") if live else None
     managers = managed.load(entries)
-    if live is not None and not managers and not entries:
-        owned = managed.changes(schema, None, live)[0]
-        if subresource is None:
-            owned = {name: part for name, part in owned.items() if name != "f:status"}
-        version = live.get("apiVersion", "")
-        created = live["metadata"].get("creationTimestamp")
-        managers[Manager("before-first-apply", UPDATE, version, subresource or "")] = Entry(
-            owned, created or now, version
-        )
-    who = Manager(manager, APPLY, "", subresource or "")
     version = applied.get("apiVersion", "")
+    cut = reset(version)
+    if live is not None and not managers and not entries:
+        owned = sets.outside(managed.changes(schema, None, live)[0], cut)
+        since = live.get("apiVersion", "")
+        created = live["metadata"].get("creationTimestamp")
+        if owned:
+            managers[Manager("before-first-apply", UPDATE, since, subresource or "")] = Entry(
+                owned, created or now, since
+            )
+    who = Manager(manager, APPLY, "", subresource or "")
     before = managers.get(who)
     _check_views(managers, live, version, view)
-    mine = sets.field_set(schema, managed.unmanaged(applied))
+    mine = sets.outside(sets.field_set(schema, managed.unmanaged(applied)), cut)
     merged: Object = merge(schema, live or {}, applied)
     if before is not None:
         _check_views({who: before}, merged, version, view, _PRUNING)
-        everyone = sets.union(mine, {"f:metadata": {"f:name": {}}})  # which is applied, too, if nobody's
-        for other, entry in managers.items():
-            if other != who:
-                everyone = sets.union(everyone, entry.fields)
-        left = _prune(schema, merged, before.fields, everyone)
-        merged = left if left is not _GONE else {}
-        merged = {**{key: applied[key] for key in ("apiVersion", "kind") if key in applied}, **merged}
-        merged.setdefault("metadata", applied["metadata"])
+        if before.api_version != version or sets.difference(before.fields, mine):
+            merged = _pruned(merged, schema, before, {**managers, who: Entry(mine, None, version)}, view)
     if live is not None and "managedFields" in live["metadata"]:
         merged = {**merged, "metadata": {**merged["metadata"], "managedFields": live["metadata"]["managedFields"]}}
-    seen = managed.Changes(version, schema, live, merged, view)
-    changed, removed = seen.at(version) or ({}, {})
+    seen = managed.Changes(version, schema, live, merged, view, reset)
     try:
         conflicts = _conflicts(managers, who, seen)
     except managed.Unconvertible as error:
@@ -81,18 +75,37 @@ def apply(
         conflicts = [(other, path) for other, path in conflicts if not sets.contains(own, path)]
     if conflicts and not force:
         raise conflict_error(conflicts)
-    same = live is not None and not changed and not removed
+    same = live is not None and merged == live
     if same and before is not None and before.fields == mine and before.api_version == version:
         assert live is not None
         return live
     seen.take_away(managers, who)
     if mine:
-        keep_time = before is not None and same and before.fields == mine
-        managers[who] = Entry(mine, before.time if keep_time and before else now, version)
+        managers[who] = Entry(mine, (before.time if before else None) if same else now, version)
     else:
         managers.pop(who, None)
-    managed.cap(managers)
     return managed.with_entries(merged, managed.dump(managers))
+
+
+_ITSELF: Fields = {"f:apiVersion": {}, "f:kind": {}, "f:metadata": {"f:name": {}}}
+"""What is applied, too, if nobody's."""
+
+
+def _pruned(merged: Object, schema: Schema, before: Entry, managers: Managers, view: View | None) -> Object:
+    version = merged.get("apiVersion", "")
+    owned: dict[str, Fields] = {version: _ITSELF}
+    for entry in managers.values():
+        each = version if view is None else entry.api_version
+        owned[each] = sets.union(owned.get(each, {}), entry.fields)
+
+    def seen(obj: Object, at: str) -> tuple[Schema, Object] | None:
+        if at == version and obj.get("apiVersion") == version:
+            return schema, obj
+        assert view is not None
+        found = view(at)
+        return found and (found[0], obj if at == obj.get("apiVersion") else found[1](obj))
+
+    return prune.prune(merged, version, (version if view is None else before.api_version, before.fields), owned, seen)
 
 
 _PRUNING = "failed to prune fields: failed to convert merged object to last applied version: "
@@ -151,73 +164,44 @@ def merge(schema: Schema, live: Any, applied: Any) -> Any:
 
 
 def _merge_list(schema: Schema, live: list[Any], applied: list[Any]) -> list[Any]:
-    """The order of `applied`; elements only `live` has stay before the shared element that follows them."""
-    old, new = sets.elements_of(schema, live), sets.elements_of(schema, applied)
-    order, wanted = list(old), list(new)
+    """The order of `applied`; elements only `live` has stay before the shared element that follows them.
+
+    An element that `live` repeats is merged with nothing, and there once if it is applied.
+    """
+    old = [(sets.base_of(element), item) for element, item in sets.elements_of(schema, live).items()]
+    wanted = list(sets.elements_of(schema, applied).items())
+    new, known = dict(wanted), dict(old)
+    repeated = {element for element, count in Counter(element for element, _ in old).items() if count > 1}
+    shared = [element for element in new if element in known]
     result: list[Any] = []
     emitted: set[str] = set()
-    left = right = 0
-    while left < len(order) or right < len(wanted):
-        if left < len(order):
-            element = order[left]
-            if sets.base_of(element) not in new:
-                result.append(old[element])
-                left += 1
-                continue
-            if element in emitted or element not in new:  # there already, or a repetition of what is applied
-                left += 1
-                continue
-        element = wanted[right]
-        right += 1
+
+    def emit(element: str) -> None:
         emitted.add(element)
         item = new[element]
-        result.append(merge(schema.items, old[element], item) if element in old else item)
-    return result
+        mixes = element in known and element not in repeated
+        result.append(merge(schema.items, known[element], item) if mixes else item)
+        if shared and shared[0] == element:
+            del shared[0]
 
-
-def _prune(schema: Schema, value: Any, before: Fields, owned: Fields | None) -> Any:
-    """`value` without the fields in `before` that nobody owns now; `_GONE` when nothing is left of it."""
-    if sets.is_map(schema, value):
-        kept = {}
-        for name, item in value.items():
-            element = "f:" + name
-            rest = before.get(element)
-            if rest is None:
-                kept[name] = item
+    left = right = 0
+    while left < len(old) or right < len(wanted):
+        if left < len(old):
+            element, item = old[left]
+            if right < len(wanted) and element == wanted[right][0]:
+                emit(element)
+                left, right = left + 1, right + 1
                 continue
-            node = owned.get(element) if owned else None
-            if node is None and name in schema.properties:
-                continue  # a field of a structure was the manager's, when what is in it was: it goes with its defaults
-            result = _prune_one(sets.child_of(schema, name), item, rest, node, named=name in schema.properties)
-            if result is not _GONE:
-                kept[name] = result
-        return kept or _GONE
-    if sets.is_list(schema, value):
-        items, keys = [], set(schema.list_map_keys)
-        for element, item in sets.elements_of(schema, value).items():
-            rest = before.get(element)
-            if rest is None:
-                items.append(item)
+            if right < len(wanted) and element in new and shared and shared[0] != element:
+                left += 1  # shared, but not the one whose turn it is
                 continue
-            node = owned.get(element) if owned else None
-            result = _prune_one(schema.items, item, rest, node, named=False)
-            if result is _GONE:
+            if element not in new:
+                result.append(item)
+                left += 1
                 continue
-            if isinstance(result, dict) and isinstance(item, dict):
-                result = {key: result.get(key, value) for key, value in item.items() if key in result or key in keys}
-            items.append(result)
-        return items or _GONE
-    return value
-
-
-def _prune_one(schema: Schema, item: Any, before: Fields, owned: Fields | None, *, named: bool) -> Any:
-    """`named`: a field of a structure is somebody's when anything in it is; elements and keys are owned as such."""
-    kept = owned is not None and (named or not owned or "." in owned)
-    if not kept and (not before or "." in before):
-        return _GONE  # with what others have inside it
-    if not item or not (sets.is_map(schema, item) or sets.is_list(schema, item)) or not before.keys() - {"."}:
-        return item
-    result = _prune(schema, item, before, owned)
-    if result is _GONE and owned is not None and (not owned or "." in owned):
-        return [] if isinstance(item, list) else {}
+            if element in emitted:
+                left += 1
+        if right < len(wanted):
+            emit(wanted[right][0])
+            right += 1
     return result

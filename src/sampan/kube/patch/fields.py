@@ -119,6 +119,20 @@ def _difference(left: Fields, right: Fields, *, top: bool = False) -> Fields | N
     return children or None
 
 
+def outside(fields: Fields, cut: Fields) -> Fields:
+    """`fields` without the members of `cut` and all inside them; `fields` itself when there are none."""
+    changed, kept = False, {}
+    for element, child in fields.items():
+        rest = cut.get(element)
+        left: Fields | None = child
+        if rest is not None and element != ".":
+            left = None if not rest or "." in rest else outside(child, rest) or (child if not child else None)
+        changed = changed or left is not child
+        if left is not None:
+            kept[element] = left
+    return kept if changed else fields
+
+
 def paths_of(fields: Fields, prefix: Path = ()) -> Iterator[Path]:
     """All members."""
     if prefix and (not fields or "." in fields):
@@ -176,19 +190,20 @@ def element_of(schema: Schema, item: Any) -> str:
         raise bad_request("failed to create typed patch object: an element of an associative list is not an object")
     keys = {}
     for key in schema.list_map_keys:
-        value = item.get(key)
-        if value is None:
-            known = schema.items.properties.get(key)
-            if known is not None and known.default is not UNSET:
-                value = known.default
-            elif not schema.structural and key in KEY_DEFAULTS:
-                value = KEY_DEFAULTS[key]
-            else:
-                raise bad_request(
-                    "failed to create typed patch object: element of an associative list omits key field "
-                    f'"{key}" (and doesn\'t have default value)'
-                )
-        keys[key] = value
+        if key in item:
+            keys[key] = item[key]
+            continue
+        known = schema.items.properties.get(key)
+        if known is not None and known.default is not UNSET:
+            keys[key] = known.default
+        elif not schema.structural and key in KEY_DEFAULTS:
+            keys[key] = KEY_DEFAULTS[key]
+    if not keys:
+        names = " ".join(json.dumps(key) for key in schema.list_map_keys)
+        raise bad_request(
+            "associative list with keys has an element that omits all key fields"
+            f" [{names}] (and doesn't have default values for any key fields)"
+        )
     return "k:" + _encode(keys).decode()
 
 
@@ -213,8 +228,12 @@ def child_of(schema: Schema, name: str) -> Schema:
     return schema.child(name) or ANYTHING
 
 
-def field_set(schema: Schema, value: Any) -> Fields:
-    """The fields an applied object sets: leaves, list elements, keys of maps, and what is empty."""
+def field_set(schema: Schema, value: Any, *, lenient: bool = False) -> Fields:
+    """The fields an applied object sets: leaves, list elements, keys of maps, and what is empty.
+
+    Raises ApiError 400 for elements that repeat others, or have no keys. `lenient`: of a stored object, those that
+    repeat others are fields as a whole, and those without keys none.
+    """
     paths: list[Path] = []
 
     def walk(node: Schema, value: Any, path: Path) -> None:
@@ -229,6 +248,9 @@ def field_set(schema: Schema, value: Any) -> Fields:
                 ):
                     paths.append(inner)
         elif is_list(node, value):
+            if lenient:
+                stored(node, value, path)
+                return
             seen = set()
             for item in value:
                 element = element_of(node, item)
@@ -243,6 +265,17 @@ def field_set(schema: Schema, value: Any) -> Fields:
                 paths.append(inner)
         else:
             paths.append(path)
+
+    def stored(node: Schema, value: list[Any], path: Path) -> None:
+        elements = elements_of(node, value)
+        repeated = {base_of(element) for element in elements if "\0" in element}
+        for element, item in elements.items():
+            if element.startswith("i:"):
+                continue
+            inner = (*path, base_of(element))
+            if node.list_type == "map" and base_of(element) not in repeated:
+                walk(node.items, item, inner)
+            paths.append(inner)
 
     walk(schema, value, ())
     return from_paths(path for path in paths if path)
@@ -288,14 +321,21 @@ def _compare(node: Schema, old: Any, new: Any) -> tuple[Fields | None, Fields | 
     """As `compare`; None where nothing is, since an empty set is a member."""
     if old is new or (old.__class__ is new.__class__ and old == new):
         return None, None
-    if is_map(node, old) and is_map(node, new):
+    if node.map_type != "atomic" and _are(dict, old, new):
+        if not old and not new:
+            return {}, None
         properties, values = node.properties, node.values or ANYTHING
-        return _both(old, new, "f:", lambda name: properties.get(name) or values)
-    if is_list(node, old) and is_list(node, new):
-        return _both(elements_of(node, old), elements_of(node, new), "", lambda _: node.items)
-    if old is None and isinstance(new, list) and is_list(node, new):
-        return _both({}, elements_of(node, new), "", lambda _: node.items)  # the list itself was there: as null
+        return _both(old or {}, new or {}, "f:", lambda name: properties.get(name) or values)
+    if node.list_type in ("map", "set") and _are(list, old, new):
+        if not old and not new:
+            return {}, None
+        return _both(elements_of(node, old or []), elements_of(node, new or []), "", lambda _: node.items)
     return added(node, new), None if old is None else added(node, old)
+
+
+def _are(kind: type, old: Any, new: Any) -> bool:
+    """Whether two values are of a kind, or null, which is nothing of any kind."""
+    return (old is None or old.__class__ is kind) and (new is None or new.__class__ is kind)
 
 
 def _both(old: Any, new: Any, prefix: str, child: Callable[[str], Schema]) -> tuple[Fields | None, Fields | None]:

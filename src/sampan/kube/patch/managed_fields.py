@@ -67,7 +67,7 @@ def load(entries: Iterable[dict[str, Any]] | None) -> Managers:
 def dump(managers: Managers) -> list[dict[str, Any]]:
     """The entries as they are stored: applies first, then updates by age."""
     rows = [(manager, entry) for manager, entry in managers.items() if entry.fields]
-    rows.sort(key=lambda row: (row[0].operation, row[1].time or "", row[0].name, row[0].subresource))
+    rows.sort(key=_order)
     entries = []
     for manager, entry in rows:
         out: dict[str, Any] = {
@@ -83,6 +83,11 @@ def dump(managers: Managers) -> list[dict[str, Any]]:
             out["subresource"] = manager.subresource
         entries.append(out)
     return entries
+
+
+def _order(row: tuple[Manager, Entry]) -> tuple[str, ...]:
+    manager, entry = row
+    return manager.operation, entry.time or "", manager.name, entry.api_version, manager.subresource
 
 
 def unmanaged(obj: Any) -> Any:
@@ -113,8 +118,15 @@ def _zero(schema: Schema) -> Object:
 
 
 def is_reset(entries: Any) -> bool:
-    """Whether a write asks that ownership be forgotten: `managedFields: [{}]`."""
-    return isinstance(entries, list) and len(entries) == 1 and not entries[0]
+    """Whether a write asks that ownership be forgotten: `managedFields: [{}]`, or an empty list."""
+    return isinstance(entries, list) and (not entries or (len(entries) == 1 and not entries[0]))
+
+
+def _are_readable(entries: Any) -> bool:
+    return isinstance(entries, list) and all(
+        entry.get("operation") in (APPLY, UPDATE) and entry.get("apiVersion") and entry.get("fieldsType") == "FieldsV1"
+        for entry in entries
+    )
 
 
 def _take_from(managers: Managers, other: Manager, paths: Fields) -> None:
@@ -129,19 +141,28 @@ def _take_from(managers: Managers, other: Manager, paths: Fields) -> None:
 
 
 def cap(managers: Managers) -> None:
-    """Folds the oldest Update entries into one when there are too many."""
-    updates = [
-        (entry.time or "", manager.name, manager) for manager, entry in managers.items() if manager.operation == UPDATE
-    ]
-    if len(updates) <= LIMIT:
+    """Folds the oldest Update entries of a version into one when there are too many, in place."""
+    updates = [manager for manager in managers if manager.operation == UPDATE]
+    left = len(updates)
+    if left <= LIMIT:
         return
-    updates.sort(key=lambda row: row[:2])
-    for _, _, manager in updates[: len(updates) - LIMIT + 1]:
-        entry = managers.pop(manager)
-        ancient = Manager("ancient-changes", UPDATE, entry.api_version)
-        present = managers.get(ancient)
-        combined = sets.union(present.fields, entry.fields) if present else entry.fields
-        managers[ancient] = Entry(combined, entry.time, entry.api_version)
+    updates.sort(key=lambda manager: (managers[manager].time or "", manager.name, manager.api_version))
+    first: dict[str, Manager] = {}
+    for manager in updates:
+        if left <= LIMIT:
+            return
+        entry = managers[manager]
+        version = entry.api_version
+        if version not in first:
+            first[version] = manager
+            continue
+        ancient = Manager("ancient-changes", UPDATE, version)
+        if ancient not in managers:
+            managers[ancient] = managers.pop(first[version])
+        managers[ancient] = Entry(sets.union(entry.fields, managers[ancient].fields), entry.time, version)
+        if manager != ancient:
+            del managers[manager]
+        left -= 1
 
 
 def with_entries(obj: Object, entries: list[dict[str, Any]]) -> Object:
@@ -160,15 +181,30 @@ View = Callable[[str], "tuple[Schema, Callable[[Object], Object]] | None"]
 """From a version to the kind's schema there and the conversion to it; None for a version there is not any more."""
 
 
+Reset = Callable[[str], Fields]
+"""From a version to the fields that the endpoint of a write leaves as they are, whatever is written."""
+
+
+def NO_RESET(_: str) -> Fields:
+    return {}
+
+
 class Changes:
-    """What changes between two objects, as each version sees it. Raises Unconvertible.
+    """What changes between two objects, as each version sees it, but for what is `reset`. Raises Unconvertible.
 
     `schema` and the objects are of the version `version`; without a `view` all versions are seen as that one.
     """
 
-    def __init__(self, version: str, schema: Schema, before: Object | None, after: Object, view: View | None) -> None:
-        self._found = {version: changes(schema, before, after)}
+    def __init__(  # noqa: PLR0917
+        self, version: str, schema: Schema, before: Object | None, after: Object, view: View | None, reset: Reset
+    ) -> None:
+        self._reset = reset
+        self._found = {version: self._kept(version, changes(schema, before, after))}
         self._objects, self._view = (before, after), view
+
+    def _kept(self, version: str, found: tuple[Fields, Fields]) -> tuple[Fields, Fields]:
+        cut = self._reset(version)
+        return (sets.outside(found[0], cut), sets.outside(found[1], cut)) if cut else found
 
     def at(self, version: str) -> tuple[Fields, Fields] | None:
         """(set, removed); None for a version there is not any more."""
@@ -183,7 +219,7 @@ class Changes:
             assert new is not None
             for obj, word in ((old, ""), (new, "failed to convert new object: ")):
                 _readable(schema, obj, word)
-            self._found[version] = changes(schema, old, new)
+            self._found[version] = self._kept(version, changes(schema, old, new))
         return self._found[version]
 
     def take_away(self, managers: Managers, manager: Manager) -> None:
@@ -223,6 +259,7 @@ def track_update(
     api_version: str | None = None,
     now: str,
     view: View | None = None,
+    reset: Reset = NO_RESET,
 ) -> Object:
     """`new` with the ownership a create, update or patch by `manager` leads to.
 
@@ -230,20 +267,17 @@ def track_update(
     A write that brings entries of its own has them taken instead of the stored ones; `[{}]` forgets all. Where the
     object cannot be seen in the version of one of its managers, all is forgotten, too.
     """
-    brought = new["metadata"].get("managedFields")
+    stored = live["metadata"].get("managedFields") if live else None
+    brought = new["metadata"].get("managedFields") if subresource is None else stored
     if is_reset(brought):
         return with_entries(new, [])
-    stored = live["metadata"].get("managedFields") if live else None
-    if live is not None and brought is not None and brought is not stored and brought != stored and brought:
-        base = brought
-    else:
-        base = stored
+    base = brought if live is not None and brought and _are_readable(brought) else stored
     if live is not None and not base:
         return with_entries(new, [])  # ownership was never kept or was forgotten: it starts with the next apply
     version = api_version or new.get("apiVersion", "")
     managers = load(base)
     who = Manager(manager, UPDATE, version, subresource or "")
-    seen = Changes(version, schema or ANYTHING, live, new, view)
+    seen = Changes(version, schema or ANYTHING, live, new, view, reset)
     try:
         if live is not None:
             check_readable(managers, live, version, view)
@@ -253,11 +287,11 @@ def track_update(
     except Unconvertible:
         return with_entries(new, [])
     if not changed and not removed and managers == before:
-        return new if brought is base else with_entries(new, base or [])
+        return new if new["metadata"].get("managedFields") is base else with_entries(new, base or [])
     entry = managers.get(who)
     owned = sets.union(sets.difference(entry.fields, removed), changed) if entry else changed
     if owned:
-        managers[who] = Entry(owned, now, version)
+        managers[who] = Entry(owned, now if changed or entry is None else entry.time, version)
     else:
         managers.pop(who, None)
     cap(managers)

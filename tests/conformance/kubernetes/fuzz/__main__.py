@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.conformance.kubernetes.fuzz.generate import MIXES
 from tests.conformance.kubernetes.fuzz.kinds import KINDS
 from tests.conformance.kubernetes.fuzz.run import Result, run
 from tests.conformance.kubernetes.targets import Missing, start_api_alone, start_real
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0, help="end sooner, after so long")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kinds", default="", help="only kinds whose apiVersion/Kind holds one of these words, as a,b")
+    parser.add_argument("--mix", choices=list(MIXES), default="all", help="what is asked, and how often")
     parser.add_argument("--show", type=int, default=40, help="how many different differences to show")
     parser.add_argument("--json", type=Path, help="write a summary to this file")
     options = parser.parse_args()
@@ -45,7 +47,7 @@ def main() -> int:
             try:
                 result = run(
                     Wire(real.kubeconfig), Wire(ours.kubeconfig), seed=options.seed, operations=options.operations,
-                    minutes=options.minutes, kinds=kinds, progress=progress,
+                    minutes=options.minutes, kinds=kinds, mix=options.mix, progress=progress,
                 )  # fmt: skip
             finally:
                 ours.stop()

@@ -181,6 +181,37 @@ def apply(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
     return Operation("PATCH", path, obj, APPLY, {"fieldManager": rng.choice(MANAGERS), **_forced(rng)})
 
 
+def apply_part(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    """What one of several managers has to say of an object: some of its fields; some emptied, some null."""
+    part = {key: obj[key] for key in ("apiVersion", "kind", "metadata")} | _reduced(rng, obj, 8)
+    return Operation("PATCH", path, part, APPLY, {"fieldManager": rng.choice(MANAGERS), **_forced(rng)})
+
+
+def update_part(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    """A patch of a few fields by one who applies, too."""
+    form = MERGE if KINDS[kind].custom or rng.random() < 0.5 else STRATEGIC
+    query = {"fieldManager": rng.choice(MANAGERS)}
+    return Operation("PATCH", path, {"metadata": {"labels": labels(rng)}} | _reduced(rng, obj, 6), form, query)
+
+
+def _reduced(rng: random.Random, obj: Object, most: int) -> Object:
+    """An object without its metadata and up to `most` of its fields; some are emptied or null instead."""
+    part = copy.deepcopy({key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata")})
+    for _ in range(rng.randint(0, most)):
+        path = rng.choice(places(part) or [()])
+        if not path or path[-1] == "name":
+            break
+        parent: Any = part
+        for key in path[:-1]:
+            parent = parent[key]
+        present = parent[path[-1]]
+        if rng.random() < 0.75:
+            del parent[path[-1]]
+        else:
+            parent[path[-1]] = type(present)() if isinstance(present, (dict, list)) and rng.random() < 0.7 else None
+    return part
+
+
 def subresource(rng: random.Random, kind: str, path: str, obj: Object) -> Operation | None:
     """A write to /status, /scale or /finalize: by any of the verbs, and by managers of their own."""
     if not KINDS[kind].subresources:
@@ -252,22 +283,32 @@ SELECTORS: tuple[dict[str, str], ...] = (
 )
 
 Maker = Callable[[random.Random, str, str, Object], Operation | None]
-VERBS: tuple[tuple[int, Maker], ...] = (
-    (24, create), (2, create_as_kubectl), (2, patch_as_kubectl), (3, apply_as_kubectl), (12, update), (10, merge_patch),
-    (10, strategic_patch), (5, json_patch), (14, apply), (9, subresource), (8, delete), (1, delete_collection),
-    (3, read), (4, read_list),
-)  # fmt: skip
-WEIGHTS, MAKERS = [weight for weight, _ in VERBS], [maker for _, maker in VERBS]
+MIXES: dict[str, tuple[tuple[int, Maker], ...]] = {
+    "all": (
+        (24, create), (2, create_as_kubectl), (2, patch_as_kubectl), (3, apply_as_kubectl), (12, update),
+        (10, merge_patch), (10, strategic_patch), (5, json_patch), (14, apply), (9, subresource), (8, delete),
+        (1, delete_collection), (3, read), (4, read_list),
+    ),
+    "ownership": (
+        (12, create), (4, create_as_kubectl), (5, patch_as_kubectl), (12, apply_as_kubectl), (10, update),
+        (4, merge_patch), (4, strategic_patch), (2, json_patch), (20, apply), (14, subresource), (4, delete),
+        (20, apply_part), (10, update_part),
+    ),
+}  # fmt: skip
+"""What is asked, and how often: of everything, or mostly of who owns what."""
 
 
-def operation(rng: random.Random, kinds: list[str]) -> Operation:
+def operation(rng: random.Random, kinds: list[str], mix: str = "all") -> Operation:
     """One operation on one of `kinds`."""
+    weights, makers = zip(*MIXES[mix], strict=True)
     while True:
         kind, name = rng.choice(kinds), rng.choice(NAMES)
         obj = whole(rng, kind, name)
-        if rng.random() < 0.3 and isinstance((spoilt := spoil(rng, obj)).get("metadata"), dict):
+        if rng.random() < (0.3 if mix == "all" else 0.05) and isinstance(
+            (spoilt := spoil(rng, obj)).get("metadata"), dict
+        ):
             obj = spoilt
-        made = rng.choices(MAKERS, WEIGHTS)[0](rng, kind, f"{root(kind)}/{name}", obj)
+        made = rng.choices(makers, weights)[0](rng, kind, f"{root(kind)}/{name}", obj)
         if made is not None:
             break
     if made.method in ("POST", "PUT", "PATCH"):

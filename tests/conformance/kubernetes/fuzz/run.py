@@ -62,14 +62,14 @@ class Result:
 
 
 class Run:
-    def __init__(self, both: Both, rng: random.Random, kinds: list[str]) -> None:
-        self.both, self.rng, self.kinds, self.result = both, rng, kinds, Result()
+    def __init__(self, both: Both, rng: random.Random, kinds: list[str], mix: str) -> None:
+        self.both, self.rng, self.kinds, self.mix, self.result = both, rng, kinds, mix, Result()
         self.history: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=HISTORY))
         self.spoiled: set[str] = set()
         """Objects that differed since the last comparison of everything."""
 
     def batch(self, size: int) -> None:
-        asked = [operation(self.rng, self.kinds) for _ in range(size)]
+        asked = [operation(self.rng, self.kinds, self.mix) for _ in range(size)]
         real, ours = self.both(lambda side: [side.run(one) for one in asked])
         spoiled: set[str] = set()
         for one, a, b in zip(asked, real, ours, strict=True):
@@ -177,6 +177,7 @@ def run(
     fresh: int = 800,
     minutes: float = 0,
     kinds: list[str] | None = None,
+    mix: str = "all",
     progress: Callable[[Result], None] = lambda _: None,
 ) -> Result:
     """`operations` random operations, or as many as go into `minutes`. After every `fresh` of them everything stored
@@ -189,7 +190,7 @@ def run(
             first, second = pool.map(call, sides)
             return first, second
 
-        running = Run(both, random.Random(seed), kinds or list(KINDS))
+        running = Run(both, random.Random(seed), kinds or list(KINDS), mix)
         result = running.result
         both(Side.set_up)
         both(Side.clear)
