@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import functools
 import gc
 import importlib
 import json
@@ -53,13 +54,10 @@ CANNOT = {
     ],
 }
 """What each mode cannot do, for `sampan status`."""
-NODE = (
-    "sampan.kube.informer", "sampan.operator", "sampan.cluster.controllers.deployment",
-    "sampan.cluster.controllers.statefulset", "sampan.cluster.controllers", "sampan.cluster.kubelet.images",
-    "sampan.cluster.kubelet.containers", "sampan.cluster.kubelet.kubelet", "sampan.cluster.proxy.envoy",
-    "sampan.cluster.proxy.proxy",
-)  # fmt: skip
-"""What is imported while the API answers already: a module at a time, so that it does."""
+NODE = ("sampan.cluster.controllers", "sampan.cluster.kubelet.kubelet", "sampan.cluster.proxy.proxy")
+"""What is imported while the API answers already."""
+SWITCH_SECONDS = 0.0005
+"""How long an importing thread keeps a request waiting that has come meanwhile; Python's own is ten times as much."""
 
 
 class NetworkRefused(Exception):
@@ -225,12 +223,11 @@ class Cluster:
         phases.done("API server")
         phases.report("API ready")
         gc.enable()
+        await _imported("sampan.cluster.kubelet.zygote")
         nursery = self._nursery()
         if self._warm:
             nursery.warm()
-        for name in NODE:
-            await asyncio.sleep(0)  # whoever asks is answered
-            importlib.import_module(name)
+        await _imported(*NODE)
         await self._start_node(api, port, owned, (ingress, tls), network)
 
     def _nursery(self) -> Zygote:
@@ -374,6 +371,17 @@ class Cluster:
         beside.replace(target)
 
 
+async def _imported(*names: str) -> None:
+    """Import on another thread, so that whoever asks is answered meanwhile."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        for name in names:
+            await asyncio.to_thread(importlib.import_module, name)
+    finally:
+        sys.setswitchinterval(before)
+
+
 def _log_to(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     handler = logging.StreamHandler(os.fdopen(descriptor, "a"))
@@ -383,7 +391,11 @@ def _log_to(path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 after a signal, 1 when it could not start, 2 when a cluster already runs there."""
-    parser = argparse.ArgumentParser(prog="python -m sampan.cluster", description="Run a cluster in a directory.")
+    # The width is said because argparse imports an archiver to find out the terminal's.
+    style = functools.partial(argparse.HelpFormatter, width=100)
+    parser = argparse.ArgumentParser(
+        prog="python -m sampan.cluster", description="Run a cluster in a directory.", formatter_class=style
+    )
     parser.add_argument("--directory", required=True, type=Path)
     parser.add_argument("--network", choices=MODES, default=AUTO, help="what pods have (see the guide)")
     parser.add_argument("--warm", action="store_true", help="have Python's libraries ready before the first pod comes")
@@ -394,7 +406,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.getppid() == 1:
             return 1
     phases = Phases()
-    gc.disable()  # until the API answers: nothing made before is garbage
     gc.set_threshold(*COLLECT)
     directory: Path = arguments.directory.resolve()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

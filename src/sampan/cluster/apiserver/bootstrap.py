@@ -6,10 +6,8 @@ import asyncio
 import ipaddress
 from typing import TYPE_CHECKING
 
-from sampan.cluster.apiserver.admission.defaults import system_classes
+from sampan.cluster.apiserver import seed
 from sampan.cluster.apiserver.registry.allocation import DEFAULT_CIDR
-from sampan.cluster.authorization.bootstrap import bootstrap_objects
-from sampan.kube.client import Client
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import Object
 
@@ -19,10 +17,20 @@ if TYPE_CHECKING:
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
+def _address(server: ApiServer) -> str:
+    """The first of the range, as everywhere: the serving certificate names it."""
+    return str(ipaddress.IPv4Network(server.settings.get("service_cidr") or DEFAULT_CIDR)[1])
+
+
+def _port(server: ApiServer) -> int:
+    return int(server.settings.get("port") or 6443)
+
+
 def _objects(server: ApiServer) -> list[Object]:
-    # The first address of the range, as everywhere: the serving certificate names it.
-    network = ipaddress.IPv4Network(server.settings.get("service_cidr") or DEFAULT_CIDR)
-    port = {"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.settings.get("port") or 6443}
+    from sampan.cluster.apiserver.admission.defaults import system_classes
+    from sampan.cluster.authorization.bootstrap import bootstrap_objects
+
+    port = {"name": "https", "port": 443, "protocol": "TCP", "targetPort": _port(server)}
     return [
         *bootstrap_objects(),
         *system_classes(),
@@ -34,13 +42,23 @@ def _objects(server: ApiServer) -> list[Object]:
                 "namespace": "default",
                 "labels": {"component": "apiserver", "provider": "kubernetes"},
             },
-            "spec": {"clusterIP": str(network[1]), "ports": [port], "type": "ClusterIP", "sessionAffinity": "None"},
+            "spec": {"clusterIP": _address(server), "ports": [port], "type": "ClusterIP", "sessionAffinity": "None"},
         },
     ]
 
 
 async def bootstrap(server: ApiServer) -> None:
     """Create what is missing; what is there is left as it is."""
+    if server.store.revision == 0:
+        await seed.plant(server.store, _address(server), _port(server))
+    else:
+        await complete(server)
+
+
+async def complete(server: ApiServer) -> None:
+    """`bootstrap` through the pipeline."""
+    from sampan.kube.client import Client
+
     client = Client(server.transport())
 
     async def ensure(obj: Object) -> None:
