@@ -180,8 +180,6 @@ class Writer:
                 current, applied, kind, manager=call.field_manager, force=call.flag("force"),
                 subresource=call.subresource,
             )  # fmt: skip
-            if note:
-                last_applied.renew(made, note)
             decode.check_readable(call, kind, made)
             decode.check_fields(call, kind, applied, repeated)
             return made
@@ -190,11 +188,14 @@ class Writer:
             if wanted_version:
                 raise not_found(kind.resource.plural, call.name, kind.resource.group)
             try:
-                return self.answer(call, await self.create_object(call, change(None), tracked=True), 201)
+                made = change(None)
+                if note:
+                    last_applied.renew(made, note)
+                return self.answer(call, await self.create_object(call, made, tracked=True), 201)
             except ApiError as error:
                 if error.reason != "AlreadyExists":
                     raise
-        return self.answer(call, await self.change(call, change, tracked=True))
+        return self.answer(call, await self.change(call, change, tracked=True, note=note))
 
     # -- what the verbs share
 
@@ -289,8 +290,9 @@ class Writer:
 
         return await self._store(call, kind, key, mutate)
 
-    async def change(self, call: Call, change: Change, *, tracked: bool = False, create: bool = False) -> Entry:
-        """Replace the present object by `change(copy of it)`. Raises ApiError 404, 409, 422."""
+    async def change(self, call: Call, change: Change, *, tracked: bool = False, note: str = "") -> Entry:
+        """Replace the present object by `change(copy of it)`, and the note of `kubectl apply` in it, if any, by `note`.
+        Raises ApiError 404, 409, 422."""
         kind = call.served
         resource = kind.resource
 
@@ -306,6 +308,9 @@ class Writer:
             wanted = change(kind.seen(msgspec.json.decode(current.encoded)))
             decode.check_owners(call, wanted)
             self._check_versions(call, wanted, old)
+            bare = tracked and kind.crd is not None and carry.alike(wanted, old)  # which adds no defaults
+            if note:
+                last_applied.renew(wanted, note)
             literal = carry.gives_empty(kind, wanted) and call.subresource is None
             new = kind.inward(wanted) if kind.crd is None else wanted
             readable = tracked or patching.is_readable(kind, wanted)
@@ -315,7 +320,7 @@ class Writer:
                 sent = self.settle(kind, json_copy(new))
                 patching.track(old, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
             carry.carry_over(call, kind, new, old)
-            if not (tracked and kind.crd is not None and carry.alike(new, old)):  # which adds no defaults
+            if not bare:
                 new = self.settle(kind, new, applied=tracked)
             if kind.crd is not None and call.subresource == "status":  # nor by defaults
                 kept = {key: value for key, value in old.items() if key not in {"metadata", "status"}}
@@ -339,7 +344,9 @@ class Writer:
                 carry.bump(call, kind, new, old, literal=literal)
             self.server.gate.validate(call, new, old)
             if tracked and managed_fields.only_time_differs(new, old):
-                return current.object
+                if kind.crd is None or kind.storage is kind.resource:
+                    return current.object
+                new = old  # written all the same, without what this version does not know
             made = new if kind.crd is None else kind.inward(new)
             if not finished(made):
                 return made

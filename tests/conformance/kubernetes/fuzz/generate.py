@@ -300,7 +300,7 @@ MIXES: dict[str, tuple[tuple[int, Maker], ...]] = {
 
 def operation(rng: random.Random, kinds: list[str], mix: str = "all") -> Operation:
     """One operation on one of `kinds`."""
-    weights, makers = zip(*MIXES[mix], strict=True)
+    weights, makers = [weight for weight, _ in MIXES[mix]], [maker for _, maker in MIXES[mix]]
     while True:
         kind, name = rng.choice(kinds), rng.choice(NAMES)
         obj = whole(rng, kind, name)
