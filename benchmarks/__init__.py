@@ -112,6 +112,11 @@ def process(*command: object, cwd: Path = ROOT, **environment: str) -> Measured:
     return run
 
 
+def environment() -> dict[str, str]:
+    """Ours, but that Python keeps what it compiles, as an installed package has it compiled."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def program(name: str, remedy: str) -> str:
     """The path of a peer that is a program of this machine. Raises PeerMissing."""
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))

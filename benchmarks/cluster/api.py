@@ -65,13 +65,18 @@ def _plain(name: str, unit: str, value: float, peer_value: float) -> Row:
 
 
 def _starts(*pair: Side) -> list[float]:
-    """Median seconds to ready of each, from empty directories; the last start of each goes on running."""
+    """Median seconds to ready of each, from empty directories, while the other does not run: for a while after it is
+    ready each goes on working with both cores. The first start warms up; both go on running after their last."""
     times: dict[str, list[float]] = {side.name: [] for side in pair}
-    for number in range(STARTS):
+    for number in range(STARTS + 1):
         for side in pair:
-            side.down()
+            for each in pair:
+                each.down()
             side.directory = side.directory.with_name(f"{side.name.partition(' ')[0]}-{number}")
-            times[side.name].append(side.up())
+            taken = side.up()
+            if number:
+                times[side.name].append(taken)
+    pair[0].up()
     return [statistics.median(times[side.name]) for side in pair]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import PeerMissing
+from benchmarks import PeerMissing, environment
 from benchmarks.cluster.wire import Wire
 from tests.conformance.kubernetes.targets import Missing, Target, start_real
 
@@ -70,11 +69,6 @@ def ours(directory: Path) -> Side:
 
 def real(directory: Path) -> Side:
     return Side("kube-apiserver + etcd", directory, start_real)
-
-
-def environment() -> dict[str, str]:
-    """Ours, but that Python keeps what it compiles, as an installed package has it compiled."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _start_ours(directory: Path) -> Target:

@@ -16,8 +16,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import ROOT, Row, row
-from benchmarks.cluster.sides import environment
+from benchmarks import ROOT, Row, environment, row
 
 AREA = "cluster"
 SHOP = ROOT / "examples/shop"

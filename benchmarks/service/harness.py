@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import environment as inherited
+
 AREA = "service"
 SECONDS = 2
 
@@ -45,7 +47,7 @@ def server(
     when it answers `path`."""
     port = free_port()
     variables = {
-        **os.environ,
+        **inherited(),
         "PORT": str(port),
         "SAMPAN_APP": "system:app",
         "SAMPAN_POD_IP": "127.0.0.1",
@@ -62,12 +64,12 @@ def server(
         preexec_fn=pin(core),  # noqa: PLW1509
     )
     try:
-        for _ in range(1500):
+        for _ in range(6000):
             if process.poll() is not None:
                 raise RuntimeError(f"a server ended with {process.returncode}")
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2):
                 break
-            time.sleep(0.02)
+            time.sleep(0.005)
         yield port, process.pid
     finally:
         process.terminate()

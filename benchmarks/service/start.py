@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks import Row, compare, median, row
+from benchmarks import environment as inherited
 from benchmarks.service import stacks
 from benchmarks.service.harness import AREA, free_port, server
 
@@ -52,7 +52,7 @@ def run() -> Iterable[Row]:
 def starting(directory: Path) -> Iterator[Row]:
     def fork() -> float:
         environment = {
-            **os.environ,
+            **inherited(),
             **{"PORT": str(free_port()), "SAMPAN_APP": "system:app", "SAMPAN_POD_IP": "127.0.0.1"},
             "SAMPAN_DRAIN_SECONDS": "0",
         }
