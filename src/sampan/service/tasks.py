@@ -14,6 +14,7 @@ from typing import Any, Final
 
 _AGAIN_SECONDS: Final = 2.0  # room for what a task has to put in order, a rollback for instance
 _CLOSE_SECONDS: Final = 3.0
+_LEFT_SECONDS: Final = 30.0  # a member that is cut off while it says goodbye to its group would still seem to be there
 _closing: set[asyncio.Future[Any]] = set()  # asyncio itself holds its tasks only weakly
 
 
@@ -32,15 +33,15 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
 async def quietly(work: Awaitable[Any]) -> None:
     """Await the closing of something, for 3 s at most and whatever it raises, in a task of its own.
 
-    A cancellation of the caller is the caller's: it goes through at once, and the closing goes on by itself.
+    What takes longer goes on by itself for another 30 s, and so does all when the caller is cancelled, which goes
+    through at once.
     """
     closing = asyncio.ensure_future(work)
     _closing.add(closing)
     closing.add_done_callback(_closing.discard)
     closing.add_done_callback(_looked_at)
-    _, late = await asyncio.wait({closing}, timeout=_CLOSE_SECONDS)
-    for task in late:
-        task.cancel()
+    asyncio.get_running_loop().call_later(_CLOSE_SECONDS + _LEFT_SECONDS, closing.cancel)
+    await asyncio.wait({closing}, timeout=_CLOSE_SECONDS)
 
 
 def _looked_at(closed: asyncio.Future[Any]) -> None:

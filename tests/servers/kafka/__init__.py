@@ -75,7 +75,7 @@ def start_kafka(directory: Path, *, advertised: int | None = None) -> Server:
     properties.write_text(
         PROPERTIES.format(port=port, controller=controller, advertised=advertised or port, data=home / "data")
     )
-    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    cluster = "s" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # never begins with a dash, as an option does
     # the first to end in good order leaves its classes behind, loaded; later ones start in half the time
     loaded = [f"-XX:SharedArchiveFile={archive}"] if archive.exists() else []
     format_ = ["java", *JAVA, *loaded, "-cp", classpath, "kafka.tools.StorageTool", "format"]
