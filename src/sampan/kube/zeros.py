@@ -90,6 +90,21 @@ def is_collection(schema: Schema) -> bool:
     return schema.type == "array" or (schema.type == "object" and not schema.open and not schema.properties)
 
 
+def fill(schema: Schema, value: Any) -> Any:
+    """`value`, with the fields it lacks in place that Go's encoding never leaves out, text too. For parts of objects,
+    of which nothing is known to be missing."""
+    if isinstance(value, dict):
+        for name, child in schema.properties.items() if not schema.structural else ():
+            if name not in value and name not in schema.omitted and child.default in ("", 0, {}):
+                value[name] = {} if child.default == {} else child.default
+            if name in value:
+                fill(child, value[name])
+    elif isinstance(value, list):
+        for item in value:
+            fill(schema.items, item)
+    return value
+
+
 def of(schema: Schema) -> dict[str, Any]:
     """An object of the kind in which nothing is set. Required lists are null."""
     made: dict[str, Any] = {name: "" for name, child in schema.properties.items() if child.default == ""}

@@ -5,6 +5,7 @@ The rows say which field of v1 is which of v2; v1 has them in the JSON of `autos
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,6 +20,12 @@ ANNOTATIONS = frozenset(
     {METRICS, CURRENT, CONDITIONS, BEHAVIOR, _PREFIX + "scale-down-tolerance", _PREFIX + "scale-up-tolerance"}
 )
 """What v1 carries besides; in v2 none of it is an annotation."""
+
+
+DEFAULT_METRICS: list[dict[str, Any]] = [
+    {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}
+]
+"""What v1 means where it says nothing."""
 
 
 class _Field(NamedTuple):
@@ -111,8 +118,7 @@ def to_v2(obj: Object) -> Object:
     if percent is not None:
         target = {"type": "Utilization", "averageUtilization": percent}
         metrics.append({"type": "Resource", "resource": {"name": "cpu", "target": target}})
-    if metrics:
-        spec["metrics"] = metrics
+    spec["metrics"] = metrics or copy.deepcopy(DEFAULT_METRICS)
     behavior = _read(noted, BEHAVIOR, dict[str, Any])
     if rules := {name: _rules(behavior[go]) for name, go in _DIRECTIONS.items() if behavior.get(go)}:
         spec["behavior"] = rules

@@ -202,9 +202,18 @@ class Kind:
                 return None
             group, _, version = api_version.rpartition("/")
             other = replace(self.resource, group=group, version=version)
-            return node, lambda obj: conversion.convert(obj, other)
+            if self.crd is not None:
+                return node, lambda obj: conversion.convert(obj, other)
+            from sampan.kube import zeros
+
+            return node, lambda obj: zeros.fill(node, _copy(conversion.convert(obj, other)))
 
         return seen
+
+
+def _copy(obj: Object) -> Object:
+    made: Object = msgspec.json.decode(msgspec.json.encode(obj))
+    return made
 
 
 class Catalog:

@@ -18,6 +18,11 @@ from sampan.kube.transport import APPLY_PATCH, STRATEGIC_MERGE_PATCH
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
 
+_UNCONVERTED = (
+    "failed to convert {} object (/{}; autoscaling/v1, Kind=Scale) to proper version: request to convert CR to an"
+    " invalid group/version: autoscaling/v1"
+)
+"""Of a custom kind no Scale is made where it has to be more than read."""
 SCALE = Kind(Resource("autoscaling", "v1", "Scale", "scales", "scale", True))
 
 
@@ -99,6 +104,8 @@ def _apply(call: Call, present: Object, body: Any, repeated: list[str]) -> Objec
     conflicts."""
     if isinstance(body, dict):
         decode.check_applied_kind(SCALE, body)
+        if call.served.crd is not None and not present["metadata"].get("managedFields"):
+            raise bad_request(f"failed to create manager for existing fields: {_UNCONVERTED.format('live', '')}")
         decode.check_applied(call, SCALE, body)
     applied = decode.check_object(body)
     applied["metadata"].setdefault("name", call.name)
@@ -107,10 +114,7 @@ def _apply(call: Call, present: Object, body: Any, repeated: list[str]) -> Objec
         now=now(),
     )  # fmt: skip
     if call.served.crd is not None and not carry.alike(made, present):
-        raise bad_request(
-            f"failed to convert new object (/{call.name}; autoscaling/v1, Kind=Scale) to proper version: request to"
-            " convert CR to an invalid group/version: autoscaling/v1"
-        )
+        raise bad_request(_UNCONVERTED.format("new", call.name))
     decode.check_name(call, applied)
     decode.check_readable(call, SCALE, made)
     decode.check_fields(call, SCALE, applied, repeated)

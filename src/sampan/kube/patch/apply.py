@@ -59,10 +59,11 @@ def apply(
     _check_views(managers, live, version, view)
     mine = sets.outside(sets.field_set(schema, managed.unmanaged(applied)), cut)
     merged: Object = merge(schema, live or {}, applied)
-    if before is not None:
-        _check_views({who: before}, merged, version, view, _PRUNING)
-        if before.api_version != version or sets.difference(before.fields, mine):
+    if before is not None and (view is not None or sets.difference(before.fields, mine)):  # else nothing goes
+        try:
             merged = _pruned(merged, schema, before, {**managers, who: Entry(mine, None, version)}, view)
+        except managed.Unconvertible as error:
+            raise bad_request(f"failed to prune fields: {error}") from None
     if live is not None and "managedFields" in live["metadata"]:
         merged = {**merged, "metadata": {**merged["metadata"], "managedFields": live["metadata"]["managedFields"]}}
     seen = managed.Changes(version, schema, live, merged, view, reset)
@@ -98,26 +99,27 @@ def _pruned(merged: Object, schema: Schema, before: Entry, managers: Managers, v
         each = version if view is None else entry.api_version
         owned[each] = sets.union(owned.get(each, {}), entry.fields)
 
-    def seen(obj: Object, at: str) -> tuple[Schema, Object] | None:
+    def seen(obj: Object, at: str, word: str) -> tuple[Schema, Object] | None:
         if at == version and obj.get("apiVersion") == version:
             return schema, obj
         assert view is not None
         found = view(at)
-        return found and (found[0], obj if at == obj.get("apiVersion") else found[1](obj))
+        if found is None or at == obj.get("apiVersion"):
+            return found and (found[0], obj)
+        made = found[1](obj)
+        managed.readable(found[0], made, word)
+        return found[0], made
 
     return prune.prune(merged, version, (version if view is None else before.api_version, before.fields), owned, seen)
 
 
-_PRUNING = "failed to prune fields: failed to convert merged object to last applied version: "
-
-
-def _check_views(managers: Managers, obj: Object | None, version: str, view: View | None, word: str = "") -> None:
+def _check_views(managers: Managers, obj: Object | None, version: str, view: View | None) -> None:
     """Raises ApiError 400 where `obj` cannot be seen as its managers saw it."""
     try:
         if obj is not None:
             managed.check_readable(managers, obj, version, view)
     except managed.Unconvertible as error:
-        raise bad_request(f"{word}{error}") from None
+        raise bad_request(str(error)) from None
 
 
 def _conflicts(managers: Managers, who: Manager, seen: managed.Changes) -> list[tuple[Manager, Path]]:

@@ -218,7 +218,7 @@ class Changes:
             old, new = (None if obj is None else convert(obj) for obj in self._objects)
             assert new is not None
             for obj, word in ((old, ""), (new, "failed to convert new object: ")):
-                _readable(schema, obj, word)
+                readable(schema, obj, word)
             self._found[version] = self._kept(version, changes(schema, old, new))
         return self._found[version]
 
@@ -234,7 +234,7 @@ class Changes:
                 _take_from(managers, other, sets.union(*found))
 
 
-def _readable(schema: Schema, obj: Object | None, word: str) -> None:
+def readable(schema: Schema, obj: Object | None, word: str) -> None:
     """Raises Unconvertible for an object of which the schema does not know every field."""
     from sampan.kube.decoding import typed_fault
 
@@ -246,7 +246,7 @@ def check_readable(managers: Managers, live: Object, version: str, view: View | 
     """Raises Unconvertible where `live`, of `version`, cannot be seen as one of its managers did."""
     for entry in managers.values() if view is not None else ():
         if entry.api_version != version and view is not None and (found := view(entry.api_version)) is not None:
-            _readable(found[0], found[1](live), "")
+            readable(found[0], found[1](live), "")
 
 
 def track_update(

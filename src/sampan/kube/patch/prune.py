@@ -15,8 +15,9 @@ from sampan.kube.patch import fields as sets
 from sampan.kube.patch.fields import Fields
 from sampan.kube.schema import ANYTHING, Schema
 
-Seen = Callable[[Object, str], "tuple[Schema, Object] | None"]
-"""An object as a version shows it, with that version's schema; None for a version there is not any more."""
+Seen = Callable[[Object, str, str], "tuple[Schema, Object] | None"]
+"""An object as a version shows it, with that version's schema; None for a version there is not any more. The last
+argument is what an error begins with."""
 
 
 def prune(merged: Object, version: str, former: tuple[str, Fields], owned: dict[str, Fields], seen: Seen) -> Object:
@@ -26,7 +27,7 @@ def prune(merged: Object, version: str, former: tuple[str, Fields], owned: dict[
     the one who applies among them.
     """
     before_version, before = former
-    found = seen(merged, before_version)
+    found = seen(merged, before_version, "failed to convert merged object to last applied version: ")
     if found is None:
         return merged
     schema, whole = found
@@ -35,18 +36,21 @@ def prune(merged: Object, version: str, former: tuple[str, Fields], owned: dict[
     order = sorted(owned, key=lambda each: each != before_version)  # what conversion needs may be owned there
     everything = whole
     for each in order:
-        first, second = seen(everything, each), seen({**pruned, **_named(everything)}, each)
+        what = f"failed add back owned items: failed to convert {{}} object at version {each}: "
+        first = seen(everything, each, what.format("merged"))
+        second = seen({**pruned, **_named(everything)}, each, what.format("pruned"))
         if first is None or second is None:
             continue
         node, everything = first
         pruned = second[1]
         lost = sets.difference(_all(node, everything), sets.union(_all(node, pruned), with_named(node, owned[each])))
         pruned = remove(node, everything, lost) or {}
-    again = seen({**pruned, **_named(everything)}, before_version)
+    what = "failed add back dangling items: failed to convert pruned object to last applied version: "
+    again = seen({**pruned, **_named(everything)}, before_version, what)
     assert again is not None
     gone = sets.difference(_all(schema, whole), _all(schema, again[1]))
     left: Object = remove(schema, whole, _common(gone, last)) or {}
-    back = seen({**left, **_named(whole)}, version)
+    back = seen({**left, **_named(whole)}, version, "")
     assert back is not None
     return back[1]
 
