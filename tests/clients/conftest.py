@@ -1,6 +1,6 @@
 """Clients that others wrote, doing real work against one embedded cluster with its kubelet.
 
-Every file is one client, every test a task; a table at the end shows which client did which. Tests keep to namespaces
+Every file is one client, every test a task; a table (table.py) shows which client did which. Tests keep to namespaces
 of their own; the cluster is killed, compacted and started again under clients that watch, which all must survive.
 """
 
@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import signal
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,6 @@ SERVER = (
     "h.ThreadingHTTPServer(('', 8080), H).serve_forever()\n"
 )
 _counter = itertools.count()
-_results: dict[str, dict[str, str]] = defaultdict(dict)
 
 
 def talker(name: str) -> dict[str, Any]:
@@ -172,22 +170,3 @@ async def eventually(check: Callable[[], Any], what: str, seconds: float = 40) -
             return found
         assert asyncio.get_running_loop().time() < give_up, f"not within {seconds:g} s: {what}"
         await asyncio.sleep(0.05)
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if not report.nodeid.startswith("tests/clients/") or (report.when != "call" and report.passed):
-        return
-    file, _, test = report.nodeid.partition("::")
-    client = Path(file).stem.removeprefix("test_")
-    _results[client][test.removeprefix("test_").partition("[")[0]] = report.outcome
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not _results:
-        return
-    write = terminalreporter.write_line
-    tasks = list(dict.fromkeys(task for done in _results.values() for task in done))
-    write("")
-    write(f"{'task':<44}" + "".join(f"{client:>20}" for client in _results))
-    for task in tasks:
-        write(f"{task.replace('_', ' '):<44}" + "".join(f"{done.get(task, '-'):>20}" for done in _results.values()))

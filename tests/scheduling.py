@@ -1,0 +1,77 @@
+"""Which tests may run beside others when pytest has several workers (`pytest -n 2`, as `./dev test` does).
+
+A unit is what one worker runs from its beginning to its end: a file, or the tests of a row of TOGETHER. The tests of
+ALONE come last, on one worker, when nothing runs beside them: they measure, or need a whole machine.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+ALONE: Final = (
+    "tests/benchmarks/",
+    "tests/model/test_handles.py::test_importing_",
+    "tests/service/resilience/test_overload.py::",
+    "tests/service/resilience/test_parts.py::",
+    "tests/system/",
+)
+"""How the names of such tests begin."""
+TOGETHER: Final = {
+    # whole clusters: with addresses, interfaces and groups of the kernel, at which some of these tests look
+    "clusters": re.compile(r"tests/(cli|clients|docs|cluster/(kubelet|network|proxy|test_process\.py))\b"),
+    # one server of a kind is enough, and some take long to start
+    "real control plane": re.compile(r"tests/conformance/kubernetes/.*[\[-](real|given)\b"),
+    "embedded control plane": re.compile(r"tests/conformance/kubernetes/"),
+    "Kafka": re.compile(r"tests/conformance/ports/.*[\[-]kafka\b"),
+    "RabbitMQ": re.compile(r"tests/conformance/ports/.*[\[-]rabbitmq\b"),
+    "NATS": re.compile(r"tests/conformance/ports/.*[\[-]nats\b"),
+}
+"""Tests that share a session's servers, or what a machine has once. The first row that finds a test's name has it."""
+_ALONE: Final = "alone"
+
+
+def unit(test: str) -> str:
+    """The unit of a test, by its name."""
+    if test.startswith(ALONE):
+        return _ALONE
+    file = test.partition("::")[0]
+    return next((name for name, tests in TOGETHER.items() if tests.match(test)), file)
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Units to workers, the one with the most tests first; ALONE when every worker but one has ended."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit(nodeid)
+
+    def remove_node(self, node: Any) -> str | None:
+        crashed: str | None = super().remove_node(node)
+        for left in self.nodes:  # what waited to be alone may be it now
+            self._reschedule(left)
+        return crashed
+
+    def _assign_work_unit(self, node: Any) -> None:
+        if _ALONE in self.workqueue:
+            self.workqueue.move_to_end(_ALONE)
+        if not self._only_alone_is_left() or len(self.nodes) == 1:
+            super()._assign_work_unit(node)
+
+    def _reschedule(self, node: Any) -> None:
+        if self._only_alone_is_left() and any(not other.shutting_down for other in self.nodes if other is not node):
+            node.shutdown()  # it ends with what it has
+        else:
+            super()._reschedule(node)
+
+    def _only_alone_is_left(self) -> bool:
+        return list(self.workqueue) == [_ALONE]
+
+
+class Plugin:
+    """Registered where pytest gives tests to workers, as it does with `-n 2`."""
+
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Scheduling:
+        return Scheduling(config, log)
