@@ -17,6 +17,7 @@ ALONE: Final = (
     "tests/model/test_handles.py::test_importing_",
     "tests/service/resilience/test_overload.py::",
     "tests/service/resilience/test_parts.py::",
+    "tests/service/test_processes.py::test_forks_of_a_warm_parent_",
     "tests/system/",
 )
 """How the names of such tests begin."""

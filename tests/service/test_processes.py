@@ -37,6 +37,7 @@ from fastapi import FastAPI
 @asynccontextmanager
 async def lifespan(app):
     print('{"lifespan": "up"}', flush=True)
+    app.get("/late")(slow)
     yield
     print('{"lifespan": "down"}', flush=True)
 
@@ -50,6 +51,10 @@ async def slow() -> str:
 @app.get("/ready")
 async def ready() -> str:
     return "my own"
+
+@app.get("/order")
+async def order() -> list[str]:
+    return [route.path for route in app.router.routes]
 
 @asynccontextmanager
 async def fails(app):
@@ -207,6 +212,20 @@ def test_graceful_stop_with_a_request_in_flight(directory: Path, environment: di
     assert [word for word in kept if word in ("up", "serving", "stopping", "down", "stopped")] == [
         *("up", "serving", "stopping", "down", "stopped")
     ]
+
+
+def test_the_pages_of_fastapi_are_asked_after_the_routes_of_the_lifespan(
+    directory: Path, environment: dict[str, str]
+) -> None:
+    service = Running("web", directory, environment).up()
+    give_up = time.monotonic() + 60
+    while '"serving"' not in service.log.read_text():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    order = json.loads(service.get("/order")[1])
+    assert order[:4] == ["/slow", "/ready", "/order", "/late"] and {*order[4:]} >= {"/docs", "/openapi.json"}
+    service.process.terminate()
+    assert service.process.wait(20) == 0
 
 
 def test_a_second_signal_ends_at_once(directory: Path, environment: dict[str, str]) -> None:
