@@ -91,12 +91,14 @@ def is_collection(schema: Schema) -> bool:
 
 
 def fill(schema: Schema, value: Any) -> Any:
-    """`value`, with the fields it lacks in place that Go's encoding never leaves out, text too. For parts of objects,
-    of which nothing is known to be missing."""
+    """`value`, with the fields it lacks in place that Go's encoding never leaves out, text too, and without those that
+    it does. For parts of objects, of which nothing is known to be missing."""
     if isinstance(value, dict):
         for name, child in schema.properties.items() if not schema.structural else ():
             if name not in value and name not in schema.omitted and child.default in ("", 0, {}):
                 value[name] = {} if child.default == {} else child.default
+            if name in schema.omitted and value.get(name) in ("", 0):
+                value.pop(name, None)
             if name in value:
                 fill(child, value[name])
     elif isinstance(value, list):

@@ -48,6 +48,8 @@ def carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
         if "status" in old:
             new["status"] = json_copy(old["status"])
     metadata, present = new["metadata"], old["metadata"]
+    if metadata.get("managedFields") == []:
+        metadata["managedFields"] = [{}]  # means the same, and is not lost with what is empty
     metadata["name"] = present["name"]
     for field in ("namespace", *SERVER_METADATA):
         metadata.pop(field, None)
