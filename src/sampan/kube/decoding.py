@@ -168,10 +168,10 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
         if node.format == "quantity":
             try:
                 if isinstance(value, bool | dict | list):
-                    raise QuantityError
+                    raise QuantityError(_QUANTITY)
                 quantity.parse(value)
-            except QuantityError:
-                return f"unmarshalerDecoder: {_QUANTITY}"
+            except QuantityError as error:
+                return f"unmarshalerDecoder: {error}"
             return None
         if node.int_or_string and isinstance(value, bool | dict | list | float):
             found = json_word(value) + (f" {value}" if isinstance(value, float) else "")

@@ -16,6 +16,7 @@ BINARY = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4, "Pi": 1024**5
 _SYNTAX = re.compile(
     r"([+-]?)((?:[0-9]+\.?[0-9]*)|(?:\.[0-9]+))(?:([eE][+-]?[0-9]+)|(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E))?"
 )
+_SUFFIXED = re.compile(r"[+-]?[0-9]*(\.[0-9]*)?[eEinumkKMGTP]*[-+]?[0-9]*")
 _PATTERN_TEXT = "^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$"
 _NANO = Decimal("1E-9")
 _MAXIMUM = Decimal(2**63 - 1)
@@ -27,16 +28,19 @@ class QuantityError(ValueError):
 
 
 def _split(text: str) -> tuple[Decimal, str]:
-    match = _SYNTAX.fullmatch(text)
+    match = _SYNTAX.fullmatch(text.strip(" "))
     if match is None:
+        if text and _SUFFIXED.fullmatch(text.strip(" ")):
+            raise QuantityError("unable to parse quantity's suffix")
         raise QuantityError(f"quantities must match the regular expression '{_PATTERN_TEXT}'")
     sign, digits, exponent, suffix = match.groups()
     with localcontext() as context:
-        context.prec = 60
+        context.prec = 200
         if exponent:
             power = int(exponent[1:])
-            if abs(power) > 40:
+            if abs(power) > 999:
                 raise QuantityError("unable to parse quantity's suffix")
+            power = max(-99, min(99, power))  # what is too much is cut anyway
             value, form = Decimal(digits).scaleb(power), "e"
         elif suffix in BINARY:
             value, form = Decimal(digits) * BINARY[suffix], "i"

@@ -104,7 +104,7 @@ def to_v1(obj: Object) -> Object:
         BEHAVIOR: None if behavior is None else {go: _go(behavior.get(name)) for name, go in _DIRECTIONS.items()},
         CONDITIONS: [_condition(row) for row in conditions],
     }
-    made = {**obj, "metadata": _annotated(obj["metadata"], notes), "spec": spec}
+    made = {**obj, **_annotated(obj, notes), "spec": spec}
     if "status" in obj:
         made["status"] = {"currentReplicas": 0, "desiredReplicas": 0, **status}
     return made
@@ -130,7 +130,7 @@ def to_v2(obj: Object) -> Object:
         status["currentMetrics"] = [{"type": "Resource", "resource": {"name": "cpu", "current": shown}}]
     if conditions := _read(noted, CONDITIONS, list[dict[str, Any]]):
         status["conditions"] = conditions
-    made = {**obj, "metadata": _annotated(obj.get("metadata") or {}, {}), "spec": spec}
+    made = {**obj, **_annotated(obj, {}), "spec": spec}
     if "status" in obj or status:
         made["status"] = status
     return made
@@ -139,17 +139,18 @@ def to_v2(obj: Object) -> Object:
 _DIRECTIONS = {"scaleUp": "ScaleUp", "scaleDown": "ScaleDown"}
 
 
-def _annotated(metadata: Object, notes: dict[str, Any]) -> Object:
-    """`metadata` with the annotations of v1 that say something, and none of those it had."""
+def _annotated(obj: Object, notes: dict[str, Any]) -> Object:
+    """`metadata` with the annotations of v1 that say something, and none of those it had; nothing where that is so."""
+    metadata = obj.get("metadata") or {}
     before = metadata.get("annotations")
     if not isinstance(before, dict | None):
-        return metadata  # which is refused
+        return {}  # which is refused
     kept = {key: value for key, value in (before or {}).items() if key not in ANNOTATIONS}
     kept |= {key: msgspec.json.encode(value).decode() for key, value in notes.items() if value}
     if kept == (before or {}):
-        return metadata
+        return {}
     made = {key: value for key, value in metadata.items() if key != "annotations"}
-    return {**made, "annotations": kept} if kept else made
+    return {"metadata": {**made, "annotations": kept} if kept else made}
 
 
 def _read(noted: Any, name: str, type: Any) -> Any:

@@ -100,7 +100,7 @@ class Kind:
     def strategy(self) -> Strategy:
         from sampan.cluster.apiserver.registry import strategy_for
 
-        return Strategy() if self.crd is not None else strategy_for(self.storage)
+        return Strategy() if self.crd is not None else strategy_for(self.resource)
 
     @cached_property
     def columns(self) -> list[Column]:
@@ -164,8 +164,9 @@ class Kind:
             return self.converter.known(obj, self.storage.api_version)
         from sampan.kube import schema
 
-        # what the version of the request does not know is lost before
-        made = conversion.convert(obj if self.crd is not None else schema.prune(self.schema, obj), self.storage)
+        if self.crd is None and obj.get("apiVersion") == self.resource.api_version:
+            obj = schema.prune(self.schema, obj)  # what the version of the request does not know is lost
+        made = conversion.convert(obj, self.storage)
         node = self.schema_at(self.storage.api_version)
         if self.crd is not None and node is not None:  # what the stored version lacks is lost, what it adds is added
             made = schema.apply_defaults(node, schema.prune(node, made))
@@ -198,9 +199,9 @@ class Kind:
 
         def seen(api_version: str) -> tuple[Schema, Callable[[Object], Object]] | None:
             node = self.schema_at(api_version)
-            if node is None:
-                return None
             group, _, version = api_version.rpartition("/")
+            if node is None or group != self.resource.group:  # events of another group are of no version of these
+                return None
             other = replace(self.resource, group=group, version=version)
             if self.crd is not None:
                 return node, lambda obj: conversion.convert(obj, other)

@@ -303,8 +303,9 @@ def check_applied(call: Call, kind: Kind, obj: Object) -> None:
         )
 
 
-def check_readable(call: Call, kind: Kind, obj: Object) -> None:
-    """400 for an applied object that has text no built-in kind can read: quantities, base64."""
+def read_applied(kind: Kind, obj: Object) -> None:
+    """Read an applied object as its types, in place. Raises ApiError 400 for text that a built-in kind has no type for:
+    quantities, base64."""
     from sampan.kube import decoding
 
     if kind.crd is None and (
@@ -319,6 +320,8 @@ def check_readable(call: Call, kind: Kind, obj: Object) -> None:
             f"failed to convert new object (/{metadata.get('name') or ''}; {version}, Kind={resource.kind}) to proper"
             f" version: unable to convert unstructured object to {version}, Kind={resource.kind}: {fault}"
         )
+    if kind.crd is None:
+        decoding.narrow(kind.schema, obj)
 
 
 def check_name(call: Call, obj: Object) -> None:
@@ -429,8 +432,8 @@ def check_same_kind(kind: Kind, patched: Object) -> None:
         for name, wanted in (("apiVersion", resource.api_version), ("kind", resource.kind))
         if patched[name] != wanted
     ]
-    if wrong and version.startswith(f"{resource.group}/"):
-        raise invalid(patched["kind"], patched["metadata"]["name"], wrong, resource.group)
+    if wrong:
+        raise invalid(patched["kind"], patched["metadata"]["name"], wrong, version.rpartition("/")[0])
 
 
 def _check_texts(kind: Kind, *objects: Any) -> None:

@@ -120,6 +120,12 @@ class Deleter:
                 raise not_found(kind.resource.plural, name, kind.resource.group)
             obj = json_copy(current.object)
             self._check_preconditions(kind, name, obj, options.get("preconditions") or {})
+            if (
+                kind.table == "/namespaces"
+                and obj["metadata"].get("deletionTimestamp")
+                and obj["spec"].get("finalizers")
+            ):
+                return current.object  # it is the finalizers' turn
             grace = kind.strategy.graceful_delete(obj, options) or 0
             marked = not obj["metadata"].get("deletionTimestamp")
             changed = _mark(kind, obj, options, grace)
@@ -218,7 +224,8 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
         options.get("propagationPolicy") or options.get("orphanDependents") is not None
     )  # nothing depends on events
     wanted = POLICIES.get(options.get("propagationPolicy", "")) if asked else None
-    if (asked and options.get("orphanDependents")) or (not asked and kind.resource.kind in ORPHANING):
+    decided = {ORPHAN, FOREGROUND} & set(finalizers)  # an earlier deletion did
+    if (asked and options.get("orphanDependents")) or (not asked and not decided and kind.resource.kind in ORPHANING):
         wanted = ORPHAN
     if asked or wanted:
         finalizers = [one for one in finalizers if one not in {ORPHAN, FOREGROUND} or one == wanted]

@@ -46,13 +46,35 @@ def causes_of(kind: Kind, obj: Object, name: str) -> list[Cause]:
             found.append(Cause("metadata.finalizers", f"Invalid value: {shown}: {fault}"))
     except (TypeError, AttributeError):
         pass  # of the wrong type, which the schema reports
-    for owner in metadata.get("ownerReferences") or ():
+    return found + _owner_causes([one for one in metadata.get("ownerReferences") or () if isinstance(one, dict)])
+
+
+def _owner_causes(owners: list[Object]) -> list[Cause]:
+    """What is wrong with owners: fields that are missing, more than one of them in control."""
+    found, first = [], ""
+    for owner in owners:
         for field in ("apiVersion", "kind", "name", "uid"):
-            if isinstance(owner, dict) and not owner.get(field):
+            if not owner.get(field):
                 what = "version " if field == "apiVersion" else ""
                 path = f"metadata.ownerReferences.{field}"
                 found.append(Cause(path, f'Invalid value: "": {what}must not be empty'))
+        if owner.get("controller") is True:
+            name = f"{owner.get('kind') or ''}/{owner.get('name') or ''}"
+            if first:
+                shown = json.dumps([_owner(one) for one in owners], separators=(",", ":"))
+                fault = f'Found "true" in references for {first} and {name}'
+                text = f"Invalid value: {shown}: Only one reference can have Controller set to true. {fault}"
+                found.append(Cause("metadata.ownerReferences", text))
+            first = first or name
     return found
+
+
+def _owner(owner: Object) -> Object:
+    """An owner as it is shown: what names it, and what else it says."""
+    made = {field: owner.get(field) or "" for field in ("apiVersion", "kind", "name", "uid")}
+    return made | {
+        field: owner[field] for field in ("controller", "blockOwnerDeletion") if owner.get(field) is not None
+    }
 
 
 def finalizer_warnings(new: Object, old: Object | None) -> list[str]:
@@ -90,14 +112,15 @@ def check_unborn(call: Call, metadata: Object) -> None:
 
 
 def uid_conflict(call: Call, wanted: str, present: str) -> ApiError:
-    """409 for a write to an object of another uid, which tells its place in etcd."""
+    """409 for a write to an object of another uid, which tells its place in etcd, or as far as a dry run comes."""
     resource = call.served.resource
     place = REGISTRY_PLACES.get(resource.plural, resource.plural)
     if call.served.crd is not None or resource.group in WHOLE_GROUPS:
         place = f"{resource.group}/{place}"
+    root = "" if call.dry_run and present else "/registry"
     return conflict(
         resource.plural, call.name,
-        f"StorageError: invalid object, Code: 4, Key: /registry/{place}/{call.key}, ResourceVersion: 0,"
+        f"StorageError: invalid object, Code: 4, Key: {root}/{place}/{call.key}, ResourceVersion: 0,"
         f" AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {present}",
         resource.group,
     )  # fmt: skip

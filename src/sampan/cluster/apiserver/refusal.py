@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.kube.errors import Cause
 
-APART = {"PodDisruptionBudget", "Event"}
+APART = {("policy", "PodDisruptionBudget"), ("", "Event")}
 """Kinds whose metadata are checked only where nothing else is wrong with them."""
 
 
@@ -17,7 +17,7 @@ def all_causes(kind: Kind, metadata: list[Cause], typed: list[Cause], more: Call
     if any(cause.reason != "FieldValueRequired" for cause in typed):
         return metadata + typed
     own = more()
-    if not own or kind.resource.kind not in APART:
+    if not own or (kind.resource.group, kind.resource.kind) not in APART:
         own = metadata + own
     else:
         typed = [cause for cause in typed if not cause.field.startswith("metadata.")]

@@ -116,7 +116,7 @@ def _apply(call: Call, present: Object, body: Any, repeated: list[str]) -> Objec
     if call.served.crd is not None and not carry.alike(made, present):
         raise bad_request(_UNCONVERTED.format("new", call.name))
     decode.check_name(call, applied)
-    decode.check_readable(call, SCALE, made)
+    decode.read_applied(SCALE, made)
     decode.check_fields(call, SCALE, applied, repeated)
     return json_copy(made)  # type: ignore[no-any-return]
 

@@ -130,10 +130,14 @@ class Writer:
                 for name, value in (("apiVersion", kind.resource.api_version), ("kind", kind.resource.kind)):
                     if patched.get(name) in (None, ""):
                         patched[name] = value
-            if kind.crd is None and isinstance(patched, dict) and patched.get("apiVersion") in (None, ""):
-                if call.query.get("fieldValidation", "Warn") == "Warn":
-                    unknown = sorted(patched.keys() - {"apiVersion", "kind"})
-                    call.warnings.extend(f'unknown field "{name}"' for name in unknown)
+            unversioned = isinstance(patched, dict) and patched.get("apiVersion") in (None, "")
+            if kind.crd is None and unversioned and patched.get("kind") in (None, "", kind.resource.kind):
+                unknown = [f'unknown field "{name}"' for name in sorted(patched.keys() - {"apiVersion", "kind"})]
+                mode = call.query.get("fieldValidation", "Warn")
+                if mode == "Strict" and unknown:
+                    error = bad_request(f"strict decoding error: {', '.join(unknown)}")
+                    raise patching.refused(content, body, patched, error)
+                call.warnings.extend(unknown if mode == "Warn" else ())
                 decode.check_name(call, {"metadata": {}})  # of no version, its fields are not found: upstream's words
             try:
                 if kind.crd is not None:
@@ -180,7 +184,7 @@ class Writer:
                 current, applied, kind, manager=call.field_manager, force=call.flag("force"),
                 subresource=call.subresource,
             )  # fmt: skip
-            decode.check_readable(call, kind, made)
+            decode.read_applied(kind, made)
             decode.check_fields(call, kind, applied, repeated)
             return made
 
@@ -313,6 +317,7 @@ class Writer:
                 last_applied.renew(wanted, note)
             literal = carry.gives_empty(kind, wanted) and call.subresource is None
             new = kind.inward(wanted) if kind.crd is None else wanted
+            emptied = carry.emptied(kind, wanted, old)
             readable = tracked or patching.is_readable(kind, wanted)
             sent: Object | None = None
             if not tracked and kind.view is not None and kind.crd is not None and call.subresource == "status":
@@ -336,7 +341,7 @@ class Writer:
                 admit(call, new, old)
             metadata_causes = causes_of(kind, new, call.name) + finalizer_causes(new, old)
             causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
-            more = lambda: kind.strategy.validate_update(new, old)  # noqa: E731
+            more = lambda: kind.strategy.validate_update(new, old) + emptied  # noqa: E731
             self._refuse(kind, call.name, all_causes(kind, metadata_causes, causes, more))
             if kind.crd is not None or call.subresource != "status":  # of a built-in one, its spec was told of before
                 call.warnings.extend(self._warnings(kind, new, old))
@@ -462,7 +467,7 @@ class Writer:
     @staticmethod
     def _refuse(kind: Kind, name: str, causes: list[Cause]) -> None:
         if causes:
-            raise invalid(kind.resource.kind, name, causes, kind.resource.group)
+            raise invalid(kind.resource.kind, name, causes, kind.storage.group)
 
     @staticmethod
     def _check_versions(call: Call, wanted: Object, old: Object) -> None:

@@ -26,12 +26,12 @@ _DIFFERENCE = re.compile(
     r"(?<=Forbidden: )((?:pod updates|spec is immutable|spec.persistentvolumesource is)[^\n]*)\n.*", re.DOTALL
 )
 # a value shown as a Go structure that no schema describes
-_GO = re.compile(r'Invalid value: \{(?=.*("Spec":\{|"spec":|"Volumes":|"containers":)).*\}(?=: )')
+_GO = re.compile(r'Invalid value: \{(?=.*("Spec":\{|"spec":|"Volumes":|"containers":|"dnsPolicy":)).*\}(?=: )')
 # the same of a list's element
 _ELEMENT = re.compile(r"(?<=Duplicate value: )\{.*\}")
 # no map, and a map without anything in it, are told apart by upstream
 _NO_LABELS = re.compile(
-    r"(Invalid|Unsupported) value: (\{\}|null)(?=: (`selector` does not match|supported values|field is immutable))"
+    r"(Invalid|Unsupported) value: (\{\}|\[\]|null)(?=: (`selector` does not match|supported values|field is immutable|either `default))"
 )
 # the tokens upstream's parser of expressions could have gone on with
 _TOKENS = re.compile(r" expecting (\{[^\n]*\}|'[^\n]*')$", re.MULTILINE)
@@ -54,6 +54,7 @@ _PORTS = frozenset({"nodePort", "healthCheckNodePort"})
 # upstream stores a field for services that need none, does not show it, and yet it is owned: docs/conformance.md
 _HIDDEN = "internalTrafficPolicy"
 _GENERATED = re.compile(rf"{GENERATED}[a-z0-9]{{5}}\b")
+_NODE_PORT = re.compile(r"(?<=\d:)3\d{4}(?=/)")
 _AGE = re.compile(r"\d+[smhd](\d+[smh])?")
 
 
@@ -95,13 +96,17 @@ def _own(body: Any) -> Any:
         return {**body, "items": [item for item in items if item["metadata"]["name"] in NAMES]}
     if "rows" in body and isinstance(rows := body["rows"] or [], list):
         kept = [row for row in rows if row["object"]["metadata"]["name"] in NAMES]
-        aged = [
-            {**row, "cells": ["AGE" if isinstance(c, str) and _AGE.fullmatch(c) else c for c in row["cells"]]}
-            for row in kept
-        ]
+        aged = [{**row, "cells": [_cell(cell) for cell in row["cells"]]} for row in kept]
         columns = [{**column, "description": ""} for column in body.get("columnDefinitions") or ()]  # prose
         return {**body, "rows": aged if body["rows"] is not None else None, "columnDefinitions": columns}
     return body
+
+
+def _cell(cell: Any) -> Any:
+    """A cell of a table without an age, and without the node ports of a service."""
+    if not isinstance(cell, str):
+        return cell
+    return "AGE" if _AGE.fullmatch(cell) else _NODE_PORT.sub("PORT", cell)
 
 
 def normal(reply: Reply) -> dict[str, Any]:
@@ -135,6 +140,8 @@ def normal(reply: Reply) -> dict[str, Any]:
 def _cause(cause: Any) -> Any:
     if isinstance(cause, dict) and cause.get("field") == "patch":
         return {**cause, "message": "OUTCOME"}
+    if isinstance(cause, dict) and str(cause.get("field")).endswith(".nodePort"):
+        return {**cause, "message": re.sub(r"\d+$", "PORT", str(cause.get("message")))}
     return cause
 
 

@@ -393,6 +393,7 @@ KINDS: dict[str, Fuzzed] = {
     "v1/PodTemplate": Fuzzed("podtemplates", lambda rng: {"template": template(rng, {"app": "x"})}),
     "v1/Endpoints": Fuzzed("endpoints", more.endpoints),
     "v1/Event": Fuzzed("events", more.core_event),
+    "events.k8s.io/v1/Event": Fuzzed("events", more.event),
     "v1/ResourceQuota": Fuzzed("resourcequotas", more.resource_quota, ("status",), namespace=APART),
     "v1/LimitRange": Fuzzed("limitranges", more.limit_range, namespace=APART),
     "discovery.k8s.io/v1/EndpointSlice": Fuzzed("endpointslices", more.endpoint_slice),

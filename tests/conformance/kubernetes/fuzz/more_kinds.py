@@ -57,6 +57,27 @@ def core_event(rng: random.Random) -> Object:
     }
 
 
+def event(rng: random.Random) -> Object:
+    more = {
+        "note": ("hello", "hi"),
+        "series": ({"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000001Z"}, {"count": 1}),
+        "deprecatedCount": (0, 1),
+        "deprecatedSource": ({}, {"component": "c"}),
+        "deprecatedFirstTimestamp": (None, "2026-01-01T00:00:00Z"),
+        "related": {"kind": "Pod", "name": "b"},
+    }
+    return {
+        "regarding": {"kind": "Pod", "name": "a", "namespace": rng.choice(["fuzz", "fuzz", "other"])},
+        "eventTime": rng.choice(["2026-01-01T00:00:00.000001Z", "2026-01-01T00:00:00.000002Z", None]),
+        "reportingController": rng.choice(["x.io/c", "x.io/c", "c c"]),
+        "reportingInstance": "i",
+        "action": rng.choice(["Do", "Do", ""]),
+        "reason": rng.choice(["Started", "Started", ""]),
+        "type": rng.choice(["Normal", "Normal", "Warning", "Odd"]),
+        **_some(rng, more, 0.2),
+    }
+
+
 def resource_quota(rng: random.Random) -> Object:
     spec = _some(
         rng,

@@ -13,14 +13,14 @@ _SUBJECTS = ("ServiceAccount", "User", "Group")
 class Role(TableStrategy):
     namespaced = True
 
-    def default(self, obj: Object) -> None:
-        if obj.get("rules") is None and obj.get("aggregationRule") is not None:
-            obj["rules"] = []
-
     def validate(self, faults: Faults, obj: Object) -> None:
         for index, rule in enumerate(maps(obj.get("rules"))):
             _rule(faults, rule, f"rules[{index}]", self.namespaced)
-        for index, selector in enumerate(maps(sub(obj, "aggregationRule").get("clusterRoleSelectors"))):
+        selectors = maps(sub(obj, "aggregationRule").get("clusterRoleSelectors"))
+        if obj.get("aggregationRule") is not None and not selectors:
+            where = "aggregationRule.clusterRoleSelectors"
+            faults.required(where, "at least one clusterRoleSelector required if aggregationRule is non-nil")
+        for index, selector in enumerate(selectors):
             faults.label_selector(f"aggregationRule.clusterRoleSelectors[{index}]", selector)
 
 

@@ -1,10 +1,10 @@
-"""Namespace, Node, Event, Lease, priority and runtime classes. Volumes are in `volumes.py`."""
+"""Namespace, Node, Lease, priority and runtime classes. Volumes are in `volumes.py`."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from sampan.cluster.apiserver.registry.base import TableStrategy, as_text, default_phase, lookup
+from sampan.cluster.apiserver.registry.base import TableStrategy, default_phase, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import (
     DNS_LABEL,
@@ -46,8 +46,9 @@ class Namespace(TableStrategy):
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
         self._label(new)
-        if ctx.subresource != "finalize" and lookup(old, "spec.finalizers") is not None:
-            new["spec"] = {**sub(new, "spec"), "finalizers": lookup(old, "spec.finalizers")}
+        if ctx.subresource != "finalize":
+            kept = {key: value for key, value in sub(old, "spec").items() if key == "finalizers"}
+            new["spec"] = {key: value for key, value in sub(new, "spec").items() if key != "finalizers"} | kept
 
     def validate_create(self, obj: Object) -> list[Cause]:
         return self._finalizers(obj, "")
@@ -92,51 +93,6 @@ class Node(TableStrategy):
             faults.one_of(f"{where}.effect", taint.get("effect"), ("NoSchedule", "PreferNoSchedule", "NoExecute"))
 
 
-class Event(TableStrategy):
-    fields: ClassVar[dict[str, str]] = {
-        **{
-            f"involvedObject.{key}": ""
-            for key in ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
-        },
-        "reason": "",
-        "type": "",
-        "reportingComponent": "",
-    }
-
-    def selectable_fields(self, obj: Object) -> dict[str, str]:
-        found = super().selectable_fields(obj)
-        regarding = sub(obj, "regarding")  # the name events.k8s.io/v1 has for it
-        for key, value in regarding.items():
-            if f"involvedObject.{key}" in found and not found[f"involvedObject.{key}"]:
-                found[f"involvedObject.{key}"] = as_text(value)
-        for key in ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"):
-            found[f"regarding.{key}"] = found[f"involvedObject.{key}"]
-        component = lookup(obj, "source.component") or lookup(obj, "deprecatedSource.component")
-        found["source"] = as_text(component or obj.get("reportingComponent") or obj.get("reportingController"))
-        found["reportingController"] = as_text(obj.get("reportingController") or obj.get("reportingComponent"))
-        return found
-
-    def validate(self, faults: Faults, obj: Object) -> None:
-        namespace, about = sub(obj, "metadata").get("namespace"), sub(obj, "involvedObject").get("namespace") or ""
-        if not obj.get("eventTime"):
-            if about != namespace and not (about == "" and namespace == "default"):
-                faults.invalid("involvedObject.namespace", about, "does not match event.namespace")
-            return
-        if not about and namespace not in ("default", "kube-system"):
-            faults.invalid("involvedObject.namespace", about, "does not match event.namespace")
-        component = obj.get("reportingComponent") or ""
-        if not component:
-            faults.required("reportingComponent")
-        for problem in qualified_name_problems(component):
-            faults.invalid("reportingComponent", component, problem)
-        for field, most in (("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)):
-            text = obj.get(field) or ""
-            if not text and field != "message":
-                faults.required(field)
-            if len(text) > most:
-                faults.invalid(field, "", f"can have at most {most} characters")
-
-
 class Lease(TableStrategy):
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
@@ -174,12 +130,9 @@ class RuntimeClass(TableStrategy):
         faults.name("handler", obj.get("handler"), DNS_LABEL)
 
 
-_EVENT = Event()
 STRATEGIES = {
     ("", "Namespace"): Namespace(),
     ("", "Node"): Node(),
-    ("", "Event"): _EVENT,
-    ("events.k8s.io", "Event"): _EVENT,
     ("coordination.k8s.io", "Lease"): Lease(),
     ("scheduling.k8s.io", "PriorityClass"): PriorityClass(),
     ("node.k8s.io", "RuntimeClass"): RuntimeClass(),

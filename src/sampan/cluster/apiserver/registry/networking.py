@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import (
-    DNS_1035_LABEL,
     DNS_LABEL,
     DNS_SUBDOMAIN,
     Faults,
@@ -38,7 +37,7 @@ def _backend(faults: Faults, backend: Object, path: str) -> None:
         if not service.get("name"):
             faults.required(f"{path}.service.name")
         else:
-            faults.name(f"{path}.service.name", service["name"], DNS_1035_LABEL)
+            faults.name(f"{path}.service.name", service["name"], DNS_LABEL)
         port = sub(service, "port")
         if port.get("name") and port.get("number"):
             faults.invalid(path, "", "cannot set both port name & port number")
@@ -63,7 +62,7 @@ def _host(faults: Faults, host: str, path: str) -> None:
 
 def _rule_path(faults: Faults, entry: Object, path: str) -> None:
     type, text = entry.get("pathType"), entry.get("path") or ""
-    if not type:
+    if type is None:
         faults.required(f"{path}.pathType", "pathType must be specified")
         return
     if type in ("Exact", "Prefix"):
@@ -79,7 +78,7 @@ def _rule_path(faults: Faults, entry: Object, path: str) -> None:
         if text and not text.startswith("/"):
             faults.invalid(f"{path}.path", text, "must be an absolute path")
     else:
-        faults.one_given(f"{path}.pathType", type, ("Exact", "ImplementationSpecific", "Prefix"), required=True)
+        faults.one_of(f"{path}.pathType", type, ("Exact", "ImplementationSpecific", "Prefix"), required=None)
     _backend(faults, sub(entry, "backend"), f"{path}.backend")
 
 
@@ -107,7 +106,9 @@ class Ingress(TableStrategy):
                     _rule_path(faults, entry, f"{where}.http.paths[{position}]")
         for index, tls in enumerate(maps(spec.get("tls"))):
             for position, host in enumerate(tls.get("hosts") or ()):
-                _host(faults, host or "", f"spec.tls[{index}].hosts[{position}]")
+                named = wildcard_domain if "*" in (host or "") else DNS_SUBDOMAIN
+                faults.name_given(f"spec.tls[{index}].hosts[{position}]", host or "", named)
+            faults.name(f"spec.tls[{index}].secretName", tls.get("secretName"), DNS_SUBDOMAIN, required=False)
 
 
 class IngressClass(TableStrategy):

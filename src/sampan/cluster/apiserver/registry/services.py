@@ -160,6 +160,9 @@ class Service(TableStrategy):
             if not fresh:
                 return
             wanted = ips.allocate(key, taken)
+            if key.endswith("/"):  # of a service without a name
+                fault = f'IPAddress.networking.k8s.io "{wanted}" is invalid: spec.parentRef.name: Required value'
+                faults.invalid("spec.clusterIPs", [""], f"failed to allocate IP: {fault}")
         elif wanted != before.get("clusterIP"):
             problem = ips.problem(wanted, taken)
             if problem:
@@ -194,7 +197,7 @@ class Service(TableStrategy):
         ports = maps(spec.get("ports"))
         if not ports and not headless and type != "ExternalName":
             faults.required("spec.ports")
-        if spec.get("clusterIP") and not spec.get("clusterIPs"):
+        if spec.get("clusterIP") and not spec.get("clusterIPs") and type != "ExternalName":
             faults.required("spec.clusterIPs")
         if headless and type in _WITH_NODE_PORTS:
             faults.invalid("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {type} services")

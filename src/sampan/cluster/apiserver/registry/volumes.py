@@ -193,8 +193,9 @@ class StorageClass(TableStrategy):
             faults.required("provisioner")
         for problem in qualified_name_problems(str(obj.get("provisioner") or "x").lower()):
             faults.invalid("provisioner", obj["provisioner"], problem)
-        faults.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"))
-        faults.one_of("volumeBindingMode", obj.get("volumeBindingMode"), ("Immediate", "WaitForFirstConsumer"))
+        faults.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"), required=False)
+        modes = ("Immediate", "WaitForFirstConsumer")
+        faults.one_given("volumeBindingMode", obj.get("volumeBindingMode"), modes, required=True)
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         faults.immutable("parameters", new.get("parameters") or {}, old.get("parameters") or {})

@@ -17,7 +17,8 @@ from sampan.kube.objects import Object
 
 
 def _is_zero(value: Any) -> bool:
-    return value == 0 or (isinstance(value, str) and bool(re.fullmatch("0+%", value)))
+    """Whether a number or share is nothing, as what cannot be read is, too."""
+    return value == 0 or (isinstance(value, str) and not re.fullmatch("0*[1-9][0-9]*%?", value))
 
 
 _TEMPLATE: Rows = (("spec", {}), ("spec.template", {}), ("spec.template.spec", {}))
