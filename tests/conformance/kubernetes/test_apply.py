@@ -265,3 +265,70 @@ def test_metadata_outlive_who_applied_some_of_them(wire: Wire, ns: str) -> None:
     left = wire.apply(f"{path}/a", {**typed, "metadata": {"name": "a"}}, "m1")["metadata"]
     wire.patch(f"{path}/a", {"metadata": {"finalizers": None}})
     assert (left["finalizers"], left["annotations"], "labels" in left) == (["x.io/a"], {"k": "v"}, False)
+
+
+def test_what_is_emptied_is_as_if_never_said(wire: Wire, ns: str) -> None:
+    path = f"/api/v1/namespaces/{ns}/replicationcontrollers/r"
+
+    def controller(**spec: Any) -> Object:
+        return {"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "r"}, "spec": spec}
+
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    assert wire.apply(path, controller(template=template), "m1").code == 201
+    selected = wire.apply(path, controller(selector={"a": "b"}), "m2", force="true")
+    assert selected["spec"]["selector"] == {"a": "b"}
+    emptied = wire.apply(path, controller(selector={}), "m2")
+    assert (emptied.code, emptied["spec"]["selector"]) == (200, {"a": "b"}), "the default, as when nothing is said"
+    assert owned(emptied)["m2", "Apply", ""] == {"f:spec": {"f:selector": {}}}
+    again = wire.apply(maps(ns, "a"), {**config(), "metadata": {"name": "a", "labels": {"x": "y"}}}, "m1")
+    wire.apply(maps(ns, "a"), {**config(), "metadata": {"name": "a", "labels": {}}}, "m2")
+    left = wire.apply(maps(ns, "a"), {**config(), "metadata": {"name": "a"}}, "m1")
+    assert (again.code, left.code) == (201, 200), "m2 owns the map, but not what was in it"
+    assert "labels" not in left["metadata"]
+
+
+def test_a_status_that_leaves_the_metadata_alone(wire: Wire, ns: str) -> None:
+    root = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+    name = f"{ns}-p"
+    typed = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy"}
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["never"]}
+    spec = {"matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}
+    made = wire.post(root, {**typed, "metadata": {"name": name, "labels": {"a": "1"}}, "spec": spec}, fieldManager="m1")
+    assert made.code == 201
+    try:
+        status = {"status": {"observedGeneration": 1}, "metadata": {"labels": {"a": "2", "b": "2"}}}
+        patched = wire.patch(f"{root}/{name}/status", status, fieldManager="m2")
+        assert patched["metadata"]["labels"] == {"a": "1"}
+        assert owned(patched)["m2", "Update", "status"] == {"f:status": {"f:observedGeneration": {}}}
+        assert "f:labels" in owned(patched)["m1", "Update", ""]["f:metadata"]
+        body = {**typed, "metadata": {"name": name, "labels": {"a": "3"}}, "status": {"observedGeneration": 1}}
+        applied = wire.apply(f"{root}/{name}/status", body, "m3")
+        assert (applied.code, applied["metadata"]["labels"]) == (200, {"a": "1"}), "nor do its labels conflict"
+        assert owned(applied)["m3", "Apply", "status"] == {"f:status": {"f:observedGeneration": {}}}
+        wire.patch(f"{root}/{name}", {"metadata": {"managedFields": []}})
+        first = wire.apply(f"{root}/{name}/status", body, "m3")
+        assert set(owned(first)["before-first-apply", "Update", "status"]) == {"f:status"}
+    finally:
+        wire.delete(f"{root}/{name}")
+
+
+def test_who_owns_what_is_written_by_way_of_the_object_alone(wire: Wire, ns: str) -> None:
+    path = f"/apis/apps/v1/namespaces/{ns}/deployments/d"
+    wire.apply(path, whole(), "m1")
+    kept = owned(wire.patch(f"{path}/status", {"metadata": {"managedFields": [{}]}}))
+    assert ("m1", "Apply", "") in kept
+    entry = {"manager": "m9", "operation": "Update", "apiVersion": "apps/v1", "fieldsType": "FieldsV1"}
+    told = wire.patch(path, {"metadata": {"managedFields": [{**entry, "fieldsV1": {"f:spec": {"f:paused": {}}}}]}})
+    assert owned(told) == {("m9", "Update", ""): {"f:spec": {"f:paused": {}}}}
+    unread = wire.patch(path, {"metadata": {"managedFields": [{**entry, "fieldsType": "", "fieldsV1": {}}]}})
+    assert owned(unread) == owned(told), "what cannot be read as entries changes none"
+    assert owned(wire.patch(path, {"metadata": {"managedFields": []}})) == {}
+
+
+def test_the_order_of_a_list_is_the_appliers(wire: Wire, ns: str) -> None:
+    path = f"/apis/apps/v1/namespaces/{ns}/deployments/d"
+    wire.apply(path, whole(), "m1")
+    rows = [{"name": "c", "image": "x:1"}, {"name": "b", "image": "x"}, {"name": "a", "image": "x"}]
+    assert wire.apply(path, containers(*rows), "m2").code == 200
+    turned = wire.apply(path, containers(rows[2], rows[0], rows[1]), "m2")
+    assert [row["name"] for row in turned["spec"]["template"]["spec"]["containers"]] == ["a", "c", "b"]

@@ -329,13 +329,45 @@ def _compare(node: Schema, old: Any, new: Any) -> tuple[Fields | None, Fields | 
     if node.list_type in ("map", "set") and _are(list, old, new):
         if not old and not new:
             return {}, None
-        return _both(elements_of(node, old or []), elements_of(node, new or []), "", lambda _: node.items)
+        return _lists(node, old or [], new or [])
     return added(node, new), None if old is None else added(node, old)
 
 
 def _are(kind: type, old: Any, new: Any) -> bool:
     """Whether two values are of a kind, or null, which is nothing of any kind."""
     return (old is None or old.__class__ is kind) and (new is None or new.__class__ is kind)
+
+
+def _lists(node: Schema, old: list[Any], new: list[Any]) -> tuple[Fields | None, Fields | None]:
+    """As `_compare`. Elements of one key are one field, whatever is in them; it is changed when any of them is."""
+    before, after = elements_of(node, old), elements_of(node, new)
+    if not any("\0" in key for key in (*before, *after)):
+        return _both(before, after, "", lambda _: node.items)
+    changed: Fields = {}
+    removed: Fields = {}
+    olds, news = _grouped(before), _grouped(after)
+    for element in olds | news:
+        one, two = olds.get(element, []), news.get(element, [])
+        set_: Fields | None = None
+        gone: Fields | None = None
+        if len(one) == 1 and len(two) == 1:
+            set_, gone = _compare(node.items, one[0], two[0])
+        elif one != two:
+            set_ = {} if len(two) > 1 else added(node.items, two[0]) if two else None
+            if one and min(len(one), len(two)) < 2:
+                gone = {} if len(one) > 1 else added(node.items, one[0])
+        if set_ is not None:
+            changed[element] = set_
+        if gone is not None:
+            removed[element] = gone
+    return changed or None, removed or None
+
+
+def _grouped(elements: dict[str, Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for element, item in elements.items():
+        found.setdefault(base_of(element), []).append(item)
+    return found
 
 
 def _both(old: Any, new: Any, prefix: str, child: Callable[[str], Schema]) -> tuple[Fields | None, Fields | None]:
