@@ -8,11 +8,10 @@ from sampan.cluster.apiserver import resets
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.literal import has_empty
 from sampan.cluster.store import Entry
 from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
-from sampan.kube.schema import Schema
-from sampan.kube.zeros import is_collection
 
 POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
 """Subresources of a pod that change only these fields of its spec."""
@@ -81,7 +80,7 @@ def gives_empty(kind: Kind, wanted: Object) -> bool:
     """Whether an object says of a list or map, in the field that counts by the letter, that nothing is in it."""
     name = LITERAL.get(kind.resource.kind, "") if kind.crd is None else ""
     node = kind.schema.properties.get(name)
-    return node is not None and _has_empty(node, wanted.get(name))
+    return node is not None and has_empty(node, wanted.get(name))
 
 
 FROZEN = {"ConfigMap": ("data", "binaryData"), "Secret": ("data",)}
@@ -97,16 +96,6 @@ def emptied(kind: Kind, wanted: Object, old: Object) -> list[Cause]:
         for field in FROZEN.get(kind.resource.kind, ())
         if wanted.get(field) == {} and not old.get(field)
     ]
-
-
-def _has_empty(node: Schema | None, value: Any) -> bool:
-    if node is None or not isinstance(value, dict | list):
-        return False
-    if not value:
-        return is_collection(node)
-    if isinstance(value, list):
-        return any(_has_empty(node.items, item) for item in value)
-    return any(_has_empty(node.properties.get(name) or node.values, item) for name, item in value.items())
 
 
 def bump(call: Call, kind: Kind, new: Object, old: Object, *, literal: bool = False) -> None:

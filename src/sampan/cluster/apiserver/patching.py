@@ -11,6 +11,7 @@ from sampan.cluster.apiserver.decode import json_copy
 from sampan.kube.errors import ApiError, Cause, bad_request
 from sampan.kube.objects import Object, now
 from sampan.kube.patch import strategic
+from sampan.kube.patch.fields import Fields
 from sampan.kube.schema import Schema
 from sampan.kube.transport import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH
 
@@ -115,10 +116,11 @@ def is_readable(kind: Kind, obj: Object) -> bool:
 
 
 def track(  # noqa: PLR0917
-    old: Object | None, new: Object, node: Schema, manager: str, subresource: str | None, kind: Kind | None = None
-) -> None:
+    old: Object | None, new: Object, node: Schema, manager: str, subresource: str | None, kind: Kind | None = None,
+    rewritten: Fields | None = None,
+) -> None:  # fmt: skip
     """Record in `new` (in place) who owns what after a create, update or patch. `node`: the schema of both objects;
-    `kind`: theirs, where it has several versions.
+    `kind`: theirs, where it has several versions; `rewritten`: fields that are another's now, if they look as before.
 
     A built-in kind is stored in one version, and owned in the one that the request is of.
     """
@@ -130,6 +132,7 @@ def track(  # noqa: PLR0917
     tracked = managed_fields.track_update(
         old, new, node, manager=manager, subresource=subresource, api_version=new["apiVersion"], now=now(),
         view=kind.view if kind else None, reset=resets.of(kind, subresource) if kind else managed_fields.NO_RESET,
+        rewritten=rewritten or {},
     )  # fmt: skip
     entries = tracked["metadata"].get("managedFields")
     if entries:

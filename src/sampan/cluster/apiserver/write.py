@@ -14,6 +14,7 @@ from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.conversion import NeedsConversion
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.literal import given as literal_lists
 from sampan.cluster.apiserver.metadata import (
     causes_of,
     check_unborn,
@@ -316,6 +317,7 @@ class Writer:
             if note:
                 last_applied.renew(wanted, note)
             literal = carry.gives_empty(kind, wanted) and call.subresource is None
+            rewritten = literal_lists(call, kind, wanted)
             new = kind.inward(wanted) if kind.crd is None else wanted
             emptied = carry.emptied(kind, wanted, old)
             readable = tracked or patching.is_readable(kind, wanted)
@@ -333,7 +335,8 @@ class Writer:
             if not readable or (sent is not None and not sent["metadata"].get("managedFields")):
                 new["metadata"].pop("managedFields", None)
             elif not tracked:
-                patching.track(old, new, self._storage_schema(kind), call.field_manager, call.subresource, kind)
+                track = patching.track
+                track(old, new, self._storage_schema(kind), call.field_manager, call.subresource, kind, rewritten)
             zeros.close(self._storage_schema(kind), new)
             kind.strategy.prepare_update(new, old, self.context(call, call.name))
             self.server.gate.mutate(call, new, old)

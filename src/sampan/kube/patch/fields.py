@@ -17,6 +17,8 @@ from sampan.kube.schema import ANYTHING, UNSET, Schema
 
 Fields = dict[str, Any]
 Path = tuple[str, ...]
+NOTHING: Fields = {}
+"""A set without members. Never changed."""
 
 KEY_DEFAULTS = {"protocol": "TCP"}
 """Keys of built-in list maps that have a default (`ports`)."""

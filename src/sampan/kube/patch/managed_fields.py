@@ -206,6 +206,11 @@ class Changes:
         cut = self._reset(version)
         return (sets.outside(found[0], cut), sets.outside(found[1], cut)) if cut else found
 
+    def add(self, version: str, fields: Fields) -> None:
+        """Count these as set, too."""
+        changed, removed = self._found[version]
+        self._found[version] = self._kept(version, (sets.union(changed, fields), removed))
+
     def at(self, version: str) -> tuple[Fields, Fields] | None:
         """(set, removed); None for a version there is not any more."""
         if self._view is None:
@@ -260,12 +265,14 @@ def track_update(
     now: str,
     view: View | None = None,
     reset: Reset = NO_RESET,
+    rewritten: Fields = sets.NOTHING,
 ) -> Object:
     """`new` with the ownership a create, update or patch by `manager` leads to.
 
     `live` is what is stored (None at creation). When nothing owned changes, the entries of `live` are kept as they are.
     A write that brings entries of its own has them taken instead of the stored ones; `[{}]` forgets all. Where the
-    object cannot be seen in the version of one of its managers, all is forgotten, too.
+    object cannot be seen in the version of one of its managers, all is forgotten, too. `rewritten` are fields of an
+    update that change hands even where they look as before.
     """
     stored = live["metadata"].get("managedFields") if live else None
     brought = new["metadata"].get("managedFields") if subresource is None else stored
@@ -278,6 +285,8 @@ def track_update(
     managers = load(base)
     who = Manager(manager, UPDATE, version, subresource or "")
     seen = Changes(version, schema or ANYTHING, live, new, view, reset)
+    if rewritten and live is not None:
+        seen.add(version, rewritten)
     try:
         if live is not None:
             check_readable(managers, live, version, view)
