@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 
 from sampan.cli.failure import Failure
+from sampan.cli.serving import until_served
 from sampan.cli.view import View, is_ready, reason_of
 from sampan.kube import kinds
 from sampan.kube.client import Client
@@ -167,7 +168,7 @@ class Watcher:
         self._informers = [Informer(client, resource) for resource in (*WORKLOADS, kinds.POD)]
 
     async def until_ready(self, timeout: float) -> None:
-        """Show pods until all is Ready. Raises Failure with what each unready pod last said."""
+        """Show pods until all is Ready and served. Raises Failure with what each unready pod last said."""
         for informer in self._informers:
             informer.add_handler(lambda old, new: self._changed.set())
             informer.start()
@@ -179,11 +180,13 @@ class Watcher:
                     self._changed.clear()
                     self._view.pods(self.pods())
                     if self.ready():
-                        return
+                        break
                     await self._changed.wait()
                     await asyncio.sleep(0.02)  # one drawing for changes that come together
         except TimeoutError:
             raise Failure(await self._why(timeout)) from None
+        else:
+            await until_served(self._client, self.pods)
         finally:
             await asyncio.gather(*(informer.stop() for informer in self._informers))
 

@@ -320,6 +320,7 @@ class Cluster:
         phases.done("node imports")
         self._stops.append(("proxy", proxy.stop))
         await proxy.start()
+        api.checks["proxy"] = functools.partial(proxy.settled, 1.0)
         phases.done("proxy")
         self._stops.append(("kubelet", kubelet.stop))
         self._stops.append(("controllers", manager.stop))

@@ -60,6 +60,8 @@ class HttpsTransport:
                 data = await response.read()
                 if response.status >= 400:
                     raise _error(response.status, data)
+                if response.content_type == "text/plain":  # the word of a health check
+                    return {"value": data.decode(errors="replace")}
                 answer = _decode(data) if data else {}
                 return answer if isinstance(answer, dict) else {"value": answer}
         except aiohttp.ClientError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class ApiServer:
         self.pki = pki
         self.settings = settings or {}
         self.runtime: NodeRuntime | None = None
+        self.checks: dict[str, Callable[[], Awaitable[bool]]] = {}  # of parts beside this one, as /readyz/NAME
         self.stopping = False
         self.admin = ADMIN
         self.catalog = Catalog()
@@ -154,6 +156,7 @@ class ApiServer:
     async def handle(self, call: Call) -> Answer:
         """Answer a call. Raises ApiError, which is the answer too."""
         if call.path in HEALTH or call.path.startswith(("/livez/", "/readyz/")):
+            await self._check(call)
             return Answer(encoded=b"ok", content_type="text/plain; charset=utf-8")
         self.route(call)
         if call.kind is None:
@@ -178,6 +181,14 @@ class ApiServer:
         if call.kind.table == DEFINITIONS and call.method not in {"GET", "HEAD"}:
             self.definitions.sync()
         return answer
+
+    async def _check(self, call: Call) -> None:
+        """What a part of the cluster says that is asked for by its name. Raises ApiError 503 when it is not ready."""
+        check = self.checks.get(name := call.path.removeprefix("/readyz/"))
+        if check is not None:
+            self.authorize(call, self.attributes(call))
+            if not await check():
+                raise ApiError(503, "ServiceUnavailable", f"the {name} has not applied all it knows yet")
 
     @staticmethod
     def attributes(call: Call) -> Attributes:

@@ -180,12 +180,19 @@ class Proxy:
         return await self.envoy.applied(waiting, timeout) if waiting else True
 
     async def settled(self, timeout: float = 5.0) -> bool:
-        """Wait until Envoy has applied everything known here. For tests and for `up`."""
-        for informer in self._informers:
-            await informer.wait_synced(timeout)
+        """Wait until Envoy has applied everything known here, where there is something to carry. False when that did
+        not happen within `timeout` seconds. For tests and, as `/readyz/proxy`, for `up`."""
+        try:
+            async with asyncio.timeout(timeout):
+                for informer in self._informers:
+                    await informer.wait_synced()
+        except TimeoutError:
+            return False
         await asyncio.sleep(3 * _COALESCE)
         while self._wake.is_set():  # noqa: ASYNC110 (cleared by `_run`, which has no event for it)
             await asyncio.sleep(_COALESCE)
+        if not self.envoy.started and not self._has_work():
+            return True
         wanted = [(f"cluster.{name}", version) for name, version in self._versions.items()]
         wanted += list(self._file_versions.items())
         return await self.envoy.applied(wanted, timeout)
