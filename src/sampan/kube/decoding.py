@@ -101,7 +101,7 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
 
     def walk(node: Schema, value: Any, path: str) -> None:
         scalar = node.format in _SCALARS and not node.structural
-        if isinstance(value, dict | list if scalar else dict) and (scalar or node.int_or_string):
+        if isinstance(value, dict | list if scalar else dict) and (scalar or (node.int_or_string and node.structural)):
             faults.append(f"{path}: expected any scalar, got {json_word(value)}")
             return
         if value is not None and node.open and node.structural and node.type and not fits(value, node.type):

@@ -83,7 +83,7 @@ def gives_empty(kind: Kind, wanted: Object) -> bool:
     return node is not None and has_empty(node, wanted.get(name))
 
 
-FROZEN = {"ConfigMap": ("data", "binaryData"), "Secret": ("data",)}
+FROZEN = {"ConfigMap": ("binaryData",), "Secret": ("data",)}
 """Built-in kinds of which, once they are immutable, an empty map is another than none at all."""
 
 
