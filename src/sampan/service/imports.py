@@ -5,22 +5,36 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 
 @contextlib.contextmanager
 def without(*names: str) -> Iterator[None]:
-    """What is imported inside meets these modules as not installed, unless they are loaded already.
+    """What this thread imports inside meets these modules as not installed, unless they are loaded already.
 
     Only for libraries to which a module is optional, and where what they use it for is not used here.
     """
-    hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: as `import` defines it, not to be found
+    hidden = _Hidden(names)
+    sys.meta_path.insert(0, hidden)
     try:
         yield
     finally:
-        for name in hidden:
-            del sys.modules[name]
+        sys.meta_path.remove(hidden)
+
+
+class _Hidden:
+    """A meta path finder that finds nothing of `names`, and lets nobody look further."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names, self._thread = names, threading.get_ident()
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name in self._names and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
 
 
 @contextlib.contextmanager

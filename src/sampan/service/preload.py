@@ -26,6 +26,8 @@ MODULES: Final = (
     "redis.asyncio.retry",
     "redis.backoff",
     "asyncmy",
+    "nats.aio.client",
+    "nats.js.api",
     "sampan.service.background",
     "sampan.service.cache.binding",
     "sampan.service.configuration.binding",

@@ -17,7 +17,7 @@ from sampan.service.bindings import Binding
 from sampan.service.data.database import SqlDatabase
 from sampan.service.data.tables import INBOX, OUTBOX
 from sampan.service.messaging.consumer import Consumer
-from sampan.service.messaging.port import Broker, Message, PublishError
+from sampan.service.messaging.port import Broker, Message, PublishError, open_broker
 from sampan.service.telemetry.context import CURRENT, from_headers
 from sampan.service.telemetry.metrics import Registry
 from tests.conformance.ports.messaging import (
@@ -46,6 +46,22 @@ async def test_published_events_arrive_typed_and_in_order(broker: Broker, name: 
     async with consuming(broker, name, handler):  # and those from before the group existed
         await eventually(lambda: len(seen) == 10)
     assert seen == [Placed(number, "✓") for number in range(10)]
+
+
+async def test_what_is_published_before_anybody_connects_is_stored(broker: Broker, name: str) -> None:
+    """A lifespan may publish: the connection is otherwise begun when the servers listen."""
+    early = open_broker(Binding("messaging", "broker", broker.uri, broker.values), Registry())
+    try:
+        await topic_on(early, name).publish(Placed(1))
+    finally:
+        await early.close()
+    seen = []
+
+    async def handler(event: Placed) -> None:
+        seen.append(event.number)
+
+    async with consuming(broker, name, handler):
+        await eventually(lambda: seen == [1])
 
 
 async def test_an_event_of_another_type_is_refused(broker: Broker, name: str) -> None:

@@ -16,16 +16,25 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """Starts and stops the broker as a component."""
+    """The broker as a component that is stopped with the resources."""
 
     def __init__(self, broker: Any) -> None:
         self.broker = broker
 
-    async def start(self) -> None:
-        self.broker.start()
+    async def start(self) -> None: ...
 
     async def stop(self) -> None:
         await self.broker.close()
+
+
+class Connecting(Connection):
+    """What has it connect when the servers listen, if nothing was to be published before: a library for a broker is
+    long to import, and who asks meanwhile is answered."""
+
+    async def start(self) -> None:
+        self.broker.start()
+
+    async def stop(self) -> None: ...
 
 
 class Started:
@@ -50,6 +59,7 @@ def bind(process: Process, handle: Topic[Any]) -> None:
         made = open_broker(process.find(handle), process.registry, process.workload.name)
         broker = process.shared["broker"] = made
         process.add(Stage.RESOURCES, "messaging", Connection(made))
+        process.add(Stage.CONSUMERS, "connection to the broker", Connecting(made))
         # once it has been there its absence only degrades: the outbox keeps what is published meanwhile
         process.checks.append(Check("messaging", made.check, lambda: not made.connected_once))
     broker.declare(layout(handle, [process.workload]))

@@ -11,20 +11,15 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
-
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as Inbox
-from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NotFoundError
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sampan.service.bindings import Binding
+from sampan.service.imports import without
 from sampan.service.messaging.letters import from_headers, to_headers
 from sampan.service.messaging.port import (
     ACK_SECONDS,
@@ -42,6 +37,18 @@ from sampan.service.messaging.port import (
 from sampan.service.tasks import end
 from sampan.service.telemetry.metrics import Registry
 
+if TYPE_CHECKING:  # else by `_library`
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription as Inbox
+    from nats.errors import Error as NatsError
+    from nats.js import JetStreamContext
+    from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
+    from nats.js.errors import APIError, NotFoundError
+
+if find_spec("nats") is None:
+    raise ModuleNotFoundError("No module named 'nats'", name="nats")
+
 log = logging.getLogger("sampan.messaging")
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
@@ -52,23 +59,47 @@ _GONE: Final = (10043, 10057)
 _EXISTS: Final = (10058, 10148, 10105, 10013)  # somebody else made it in the meantime
 
 
+def _library() -> None:
+    """Import nats-py, whose names the rest of this module takes for granted: when the first connection is made, since
+    that is a twelfth of the start of a service and nothing it answers with."""
+    with without("aiohttp"):  # as much again; it is for WebSockets alone
+        from nats import errors
+        from nats.aio import client
+        from nats.js import api
+        from nats.js import errors as refusals
+    used = {
+        client: ("Client",),
+        api: ("AckPolicy", "ConsumerConfig", "DeliverPolicy", "RetentionPolicy", "StorageType", "StreamConfig"),
+        refusals: ("APIError", "NotFoundError"),
+    }
+    globals().update({name: getattr(module, name) for module, names in used.items() for name in names})
+    globals()["NatsError"] = errors.Error
+    NatsBroker.errors = (errors.Error, OSError, TimeoutError)
+
+
 class NatsBroker(Broker):
     system: ClassVar[str] = "nats"
-    errors: ClassVar[tuple[type[Exception], ...]] = (NatsError, OSError, TimeoutError)
+    errors: ClassVar[tuple[type[Exception], ...]] = (OSError, TimeoutError)
+    client: Client
+    js: JetStreamContext
 
     def __init__(self, binding: Binding, registry: Registry, name: str = "sampan") -> None:
         super().__init__(binding, registry, name)
-        self.client = Client()
-        self.js: JetStreamContext = self.client.jetstream(timeout=STORE_SECONDS)
         self._replies = ""
         self._number = 0
         self._waiting: dict[str, asyncio.Future[bytes]] = {}
 
     async def _connect(self) -> None:
+        if "nats.js.errors" in sys.modules:
+            _library()
+        else:
+            await asyncio.to_thread(_library)  # whoever asks meanwhile is answered
         await self._reach(self._dial)
         self._connected()
 
     async def _dial(self) -> None:
+        self.client = Client()
+        self.js = self.client.jetstream(timeout=STORE_SECONDS)
         try:
             await self.client.connect(
                 self.uri,
@@ -91,8 +122,6 @@ class NatsBroker(Broker):
         except self.errors:
             with contextlib.suppress(Exception):
                 await self.client.close()
-            self.client = Client()
-            self.js = self.client.jetstream(timeout=STORE_SECONDS)
             raise
 
     async def _error(self, error: Exception) -> None:
@@ -110,6 +139,8 @@ class NatsBroker(Broker):
         return self._ready.is_set() and self.client.is_connected
 
     async def _disconnect(self) -> None:
+        if not hasattr(self, "client"):
+            return  # nothing was tried
         with contextlib.suppress(Exception):
             async with asyncio.timeout(2):
                 if self.client.is_connected:

@@ -25,7 +25,6 @@ from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
 
 from sampan.service.bindings import Binding, BindingError
-from sampan.service.imports import without
 from sampan.service.messaging.alone import Alone
 from sampan.service.tasks import end
 from sampan.service.telemetry.metrics import Registry
@@ -158,8 +157,9 @@ class Broker(abc.ABC):
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to connect."""
-        self._task = asyncio.create_task(self._connect(), name="broker")
+        """Begin to connect, if that has not begun."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._connect(), name="broker")
 
     def declare(self, layout: Layout) -> None:
         """Make known how a topic is laid out; `ensure` makes it so."""
@@ -245,6 +245,7 @@ class Broker(abc.ABC):
         await self._persist(message, last)
 
     async def _persist(self, message: Message, last: BaseException | str) -> None:
+        self.start()
         give_up, wait = time.monotonic() + _PUBLISH_SECONDS, 0.02
         while True:
             try:
@@ -355,8 +356,7 @@ def open_broker(binding: Binding, registry: Registry, name: str = "sampan") -> B
         )
     module, _, attribute = place.partition(":")
     try:
-        with without("aiohttp"):  # an eighth of the start-up of a service; nats-py needs it for WebSockets alone
-            kind = getattr(importlib.import_module(module), attribute)
+        kind = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
