@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sampan.cluster.apiserver import columns_cluster, columns_network, columns_workloads
-from sampan.cluster.apiserver.columns_base import CREATED_AT, NAME, Column, human_duration
+from msgspec import structs
+
+from sampan.cluster.apiserver import columns_cluster, columns_network, columns_workloads, conversion
+from sampan.cluster.apiserver.columns_base import CREATED_AT, NAME, Column, Value, human_duration
 from sampan.cluster.apiserver.columns_crd import crd_columns
 from sampan.kube.objects import Object
 
@@ -23,8 +25,16 @@ COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
 
 
 def columns_for(resource: Resource) -> list[Column]:
-    """The columns of a built-in kind; name and creation time for a kind without a row."""
-    return list(COLUMNS.get((resource.group, resource.kind), (NAME, CREATED_AT)))
+    """The columns of a built-in kind; name and creation time for a kind without a row. They read what is stored."""
+    found = list(COLUMNS.get((resource.group, resource.kind), (NAME, CREATED_AT)))
+    stored = conversion.storage_of(resource)
+    if stored is resource:
+        return found
+    return [structs.replace(column, value=_of_stored(column.value, stored)) for column in found]
+
+
+def _of_stored(value: Value, stored: Resource) -> Value:
+    return lambda obj: value(conversion.convert(obj, stored))
 
 
 def has_columns(resource: Resource) -> bool:

@@ -83,7 +83,8 @@ _EVENT_BACK = {new: old for old, new in _EVENT_FIELDS.items()}
 
 
 def _event_to_new(obj: Object) -> Object:
-    return {_EVENT_FIELDS.get(key, key): value for key, value in obj.items()}
+    unsaid = {name for name in ("reportingComponent", "reportingInstance") if not obj.get(name)}
+    return {_EVENT_FIELDS.get(key, key): value for key, value in obj.items() if key not in unsaid}
 
 
 def _event_to_core(obj: Object) -> Object:

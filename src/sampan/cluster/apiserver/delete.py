@@ -180,7 +180,7 @@ class Deleter:
                     f"the {label} in the precondition ({wanted}) does not match the {label} in record"
                     f" ({metadata[field]}). The object might have been {fate}"
                 )
-                raise conflict(kind.resource.kind, name, message, kind.resource.group)
+                raise conflict(kind.resource.kind, name, message, kind.storage.group)
 
     async def delete_collection(self, call: Call) -> Answer:
         kind = call.served

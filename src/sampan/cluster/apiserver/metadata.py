@@ -22,6 +22,10 @@ PLAIN_FINALIZERS = {"policy", "coordination.k8s.io", "apiextensions.k8s.io", "ad
 """Groups whose finalizers need not be standard ones or have a domain, as those of custom kinds."""
 
 
+def _is_core_event(kind: Kind) -> bool:
+    return kind.table == "/events" and not kind.resource.group
+
+
 def causes_of(kind: Kind, obj: Object, name: str) -> list[Cause]:
     metadata = obj["metadata"]
     if not name:
@@ -36,7 +40,7 @@ def causes_of(kind: Kind, obj: Object, name: str) -> list[Cause]:
         for index, finalizer in enumerate(metadata.get("finalizers") or ()):
             path = f"metadata.finalizers[{index}]"
             found += [names.invalid_value("metadata.finalizers", finalizer, f) for f in names.qualified_name(finalizer)]
-            extension = kind.crd is not None or kind.resource.group in PLAIN_FINALIZERS or kind.table == "/events"
+            extension = kind.crd is not None or kind.resource.group in PLAIN_FINALIZERS or _is_core_event(kind)
             if not extension and "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
                 fault = "name is neither a standard finalizer name nor is it fully qualified"
                 found.append(names.invalid_value(path, finalizer, fault))

@@ -31,7 +31,8 @@ _GO = re.compile(r'Invalid value: \{(?=.*("Spec":\{|"spec":|"Volumes":|"containe
 _ELEMENT = re.compile(r"(?<=Duplicate value: )\{.*\}")
 # no map, and a map without anything in it, are told apart by upstream
 _NO_LABELS = re.compile(
-    r"(Invalid|Unsupported) value: (\{\}|\[\]|null)(?=: (`selector` does not match|supported values|field is immutable|either `default))"
+    r"(Invalid|Unsupported) value: (\{\}|\[\]|null)"
+    r"(?=: (`selector` does not match|supported values|field is immutable|either `defaultBackend`))"
 )
 # the tokens upstream's parser of expressions could have gone on with
 _TOKENS = re.compile(r" expecting (\{[^\n]*\}|'[^\n]*')$", re.MULTILINE)

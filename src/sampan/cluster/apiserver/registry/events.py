@@ -86,10 +86,9 @@ class StrictEvent(Event):
         if new.get("series") != old.get("series"):
             self._series(faults, new)
         for field in _FIXED:
-            now = new.get(field)
-            if (now or None) != (old.get(field) or None):
-                shown = (0 if field == "count" else "") if now is None and field not in {"related", *_UNSET} else now
-                faults.invalid(self.controller if field == Event.controller else field, shown, "field is immutable")
+            if (new.get(field) or None) != (old.get(field) or None):
+                where = self.controller if field == Event.controller else field
+                faults.invalid(where, _shown(field, new.get(field)), "field is immutable")
 
     @staticmethod
     def _series(faults: Faults, obj: Object) -> None:
@@ -99,6 +98,19 @@ class StrictEvent(Event):
                 faults.invalid("series.count", "", "should be at least 2")
             if not series.get("lastObservedTime"):
                 faults.required("series.lastObservedTime")
+
+
+_REFERENCE = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
+_STRUCTURES = {"involvedObject": _REFERENCE, "related": _REFERENCE, "source": ("component", "host")}
+_GO = {"uid": "UID", "apiVersion": "APIVersion"}
+_NOTHING = {"count": 0, "related": None, "eventTime": None, "firstTimestamp": None, "lastTimestamp": None}
+
+
+def _shown(field: str, value: Any) -> Any:
+    """A field as upstream shows it: structures by Go's names, with all that is in them."""
+    if field in _STRUCTURES and (value is not None or field not in _NOTHING):
+        return {_GO.get(name, name[0].upper() + name[1:]): (value or {}).get(name) or "" for name in _STRUCTURES[field]}
+    return _NOTHING.get(field, "") if value is None else value
 
 
 STRATEGIES = {("", "Event"): Event(), ("events.k8s.io", "Event"): StrictEvent()}

@@ -1,0 +1,245 @@
+"""What random operations on both servers found since `test_details.py` and `test_refusals.py`: services, autoscalers,
+claims, events, deletions, and what Go tells apart."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conformance.kubernetes.test_details import apps, core, template
+from tests.conformance.kubernetes.wire import APPLY, JSON_PATCH, MERGE, STRATEGIC, Reply, Wire
+
+Object = dict[str, Any]
+
+
+def autoscalers(ns: str, version: str) -> str:
+    return f"/apis/autoscaling/{version}/namespaces/{ns}/horizontalpodautoscalers"
+
+
+def fields(reply: Reply) -> set[str]:
+    assert reply.code == 422, reply
+    return {field for _, field, _ in reply.causes}
+
+
+def test_what_v1_has_no_fields_for_is_annotated(wire: Wire, ns: str) -> None:
+    pods = {"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "5"}}}
+    cpu = {"type": "Utilization", "averageUtilization": 50}
+    spec = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "none"},
+        "maxReplicas": 3,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": cpu}}, pods],
+        "behavior": {"scaleDown": {"selectPolicy": "Min"}},
+    }
+    wire.post(autoscalers(ns, "v2"), {"metadata": {"name": "h"}, "spec": spec})
+    old = wire.get(f"{autoscalers(ns, 'v1')}/h").body
+    notes = {key.rpartition("/")[2]: json.loads(text) for key, text in old["metadata"]["annotations"].items()}
+    assert notes["metrics"] == [{"type": "Pods", "pods": {"metricName": "m", "targetAverageValue": "5"}}]
+    assert notes["behavior"]["ScaleDown"]["SelectPolicy"] == "Min"
+    assert old["spec"]["targetCPUUtilizationPercentage"] == 50
+    old["spec"]["maxReplicas"] = 4
+    for key in ("resourceVersion", "managedFields"):
+        old["metadata"].pop(key)
+    assert wire.put(f"{autoscalers(ns, 'v1')}/h", old).code == 200
+    new = wire.get(f"{autoscalers(ns, 'v2')}/h").body
+    assert (new["spec"]["maxReplicas"], "annotations" in new["metadata"]) == (4, False)
+    assert sorted(metric["type"] for metric in new["spec"]["metrics"]) == ["Pods", "Resource"]
+    assert new["spec"]["behavior"]["scaleDown"]["selectPolicy"] == "Min"
+    unknown = wire.patch(f"{autoscalers(ns, 'v1')}/h/status", {"status": {"conditions": [{"type": "Unheard"}]}})
+    assert "Unheard" not in "".join(unknown["metadata"]["annotations"].values())
+
+
+def test_the_scaled_kind_is_of_a_group(wire: Wire, ns: str) -> None:
+    spec = {"scaleTargetRef": {"apiVersion": "x", "kind": "Deployment", "name": "a"}, "maxReplicas": 1}
+    assert fields(wire.post(autoscalers(ns, "v2"), {"metadata": {"name": "h"}, "spec": spec})) == {
+        "spec.scaleTargetRef.apiVersion"
+    }
+
+
+def test_a_service_created_by_its_status_has_no_address(wire: Wire, ns: str) -> None:
+    path, spec = core(ns, "services"), {"ports": [{"port": 80}]}
+    assert wire.put(f"{path}/a/status", {"metadata": {"name": "a"}, "spec": spec}).code == 201
+    assert "clusterIP" not in wire.patch(f"{path}/a", {}, MERGE)["spec"]
+    given = wire.put(f"{path}/b/status", {"metadata": {"name": "b"}, "spec": {**spec, "clusterIP": "None"}})
+    assert fields(given) == {"spec.clusterIPs"}
+
+
+def test_a_headless_service_that_gets_a_selector_wants_both_families(wire: Wire, ns: str) -> None:
+    path = core(ns, "services")
+    made = wire.post(path, {"metadata": {"name": "a"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}})
+    assert made["spec"]["ipFamilyPolicy"] == "RequireDualStack"
+    body = {"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "x"}}}
+    assert fields(wire.put(f"{path}/a", body)) == {"spec.ipFamilyPolicy"}
+
+
+def test_ports_of_one_number_share_a_node_port(wire: Wire, ns: str) -> None:
+    path, dns = core(ns, "services"), [{"name": p.lower(), "port": 53, "protocol": p} for p in ("TCP", "UDP")]
+    made = wire.post(path, {"metadata": {"name": "a"}, "spec": {"type": "NodePort", "ports": dns}})
+    assert len({port["nodePort"] for port in made["spec"]["ports"]}) == 1
+    twice = [{"name": "x", "port": 80}, {"name": "y", "port": 80}]
+    refused = wire.post(path, {"metadata": {"name": "b"}, "spec": {"type": "NodePort", "ports": twice}})
+    assert fields(refused) == {"spec.ports[1]", "spec.ports[1].nodePort"}
+
+
+def test_a_write_of_the_status_brings_no_warnings(wire: Wire, ns: str) -> None:
+    spec = {"clusterIP": "None", "sessionAffinity": "ClientIP", "selector": {"a": "b"}}
+    path = core(ns, "services")
+    assert len(wire.post(path, {"metadata": {"name": "a"}, "spec": spec}).warnings) == 1
+    assert wire.patch(f"{path}/a/status", {"metadata": {"labels": {"a": "b"}}}).warnings == []
+
+
+def test_templates_of_claims_are_checked_when_they_are_new(wire: Wire, ns: str) -> None:
+    def body(**claim: Any) -> Object:
+        spec = {"selector": {"matchLabels": {"app": "x"}}, "template": template(), "replicas": 0}
+        return {"metadata": {"name": "s"}, "spec": {**spec, "volumeClaimTemplates": [claim]}}
+
+    where = "spec.volumeClaimTemplates[0].spec"
+    refused = wire.post(apps(ns, "statefulsets"), body(metadata={"name": "d"}, spec={}))
+    assert fields(refused) == {f"{where}.accessModes", f"{where}.resources[storage]"}
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    made = wire.post(apps(ns, "statefulsets"), body(metadata={"name": "d"}, spec=claim))
+    assert (made.code, made["spec"]["serviceName"]) == (201, "")
+
+
+def test_a_claim_keeps_its_class(wire: Wire, ns: str) -> None:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": " 1Gi "}}}
+    path = core(ns, "persistentvolumeclaims")
+    made = wire.post(path, {"metadata": {"name": "c"}, "spec": {**spec, "storageClassName": "none"}})
+    assert made["spec"]["resources"] == {"requests": {"storage": "1Gi"}}
+    assert fields(wire.put(f"{path}/c", {"metadata": {"name": "c"}, "spec": spec})) == {"spec"}
+
+
+@pytest.mark.parametrize(
+    ("plural", "body", "field"),
+    [
+        ("networking.k8s.io/v1/{}/networkpolicies", {"ingress": [{"ports": [{"protocol": ""}]}]}, "protocol"),
+        ("networking.k8s.io/v1/{}/ingresses", {"ingressClassName": "", "defaultBackend": {"service": {
+            "name": "1", "port": {"number": 1}}}}, "spec.ingressClassName"),
+        ("networking.k8s.io/v1/ingressclasses", {"controller": "x.io/c", "parameters": {
+            "kind": "P", "name": "p", "scope": ""}}, "spec.parameters.scope"),
+        ("policy/v1/{}/poddisruptionbudgets", {"unhealthyPodEvictionPolicy": ""}, "spec.unhealthyPodEvictionPolicy"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_is_empty_is_wrong(wire: Wire, ns: str, plural: str, body: Object, field: str) -> None:
+    path = f"/apis/{plural.format(f'namespaces/{ns}')}"
+    refused = wire.post(path, {"metadata": {"name": "fault"}, "spec": {"podSelector": {}, **body}})
+    assert [found.endswith(field) for found in fields(refused)] == [True], refused
+
+
+def test_events_of_their_own_group_are_strict(wire: Wire, ns: str) -> None:
+    path = f"/apis/events.k8s.io/v1/namespaces/{ns}/events"
+    body: Object = {"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "namespace": ns}}
+    assert fields(wire.put(f"{path}/e", body)) == {"eventTime", "type"}
+    body |= {
+        "eventTime": "2026-01-01T00:00:00.000001Z", "reportingController": "x.io/c", "reportingInstance": "i",
+        "action": "Do", "reason": "r", "type": "Normal",
+    }  # fmt: skip
+    refused = wire.post(path, {**body, "deprecatedCount": 1, "series": {"count": 1}})
+    assert fields(refused) == {"count", "series.count", "series.lastObservedTime"}
+    assert wire.post(path, body).code == 201
+    assert fields(wire.patch(f"{path}/e", {"note": "x", "reportingController": "x.io/d"})) == {
+        "message", "reportingController"
+    }  # fmt: skip
+    changed = wire.patch(f"{core(ns, 'events')}/e", {"message": "x"})
+    assert [entry["apiVersion"] for entry in changed["metadata"]["managedFields"]] == ["v1"]
+
+
+def test_one_owner_is_in_control(wire: Wire, ns: str) -> None:
+    owners = [{"apiVersion": "v1", "kind": "ConfigMap", "name": n, "uid": n, "controller": True} for n in "ab"]
+    refused = wire.post(core(ns, "configmaps"), {"metadata": {"name": "a", "ownerReferences": owners}})
+    assert fields(refused) == {"metadata.ownerReferences"}
+    assert 'Found "true" in references for ConfigMap/a and ConfigMap/b' in refused["message"]
+
+
+def test_a_namespace_is_marked_before_it_goes(wire: Wire, ns: str) -> None:
+    path = f"/api/v1/namespaces/{ns}x"
+    wire.post("/api/v1/namespaces", {"metadata": {"name": f"{ns}x", "finalizers": ["example.com/f"]}})
+    refused = wire.put(f"{path}/finalize", {"metadata": {"name": f"{ns}x"}, "spec": {"finalizers": ["bad f"]}})
+    assert fields(refused) == {"spec.finalizers[0]"}
+    marked = wire.delete(path)
+    assert (marked["kind"], marked["status"]["phase"]) == ("Namespace", "Terminating")
+    again = wire.delete(path, {"propagationPolicy": "Foreground"})
+    assert again.code in (200, 404, 409)
+    wire.patch(path, {"metadata": {"finalizers": None}})
+
+
+def test_a_finalizer_decides_about_dependents(wire: Wire, ns: str) -> None:
+    path, spec = core(ns, "replicationcontrollers"), {"replicas": 0, "template": template(), "selector": {}}
+    for name, kept in (("a", "foregroundDeletion"), ("b", "orphan")):
+        body = {"metadata": {"name": name, "finalizers": ["example.com/f", kept]}, "spec": spec}
+        assert wire.post(path, body).code == 201
+        assert wire.delete(f"{path}/{name}", {"dryRun": ["All"]})["metadata"]["finalizers"] == ["example.com/f", kept]
+        wire.patch(f"{path}/{name}", {"metadata": {"finalizers": None}})
+
+
+def test_an_empty_map_is_another_than_none_where_nothing_may_change(wire: Wire, ns: str) -> None:
+    path = core(ns, "configmaps")
+    wire.post(path, {"metadata": {"name": "a"}, "data": {"x": "1"}, "immutable": True})
+    assert fields(wire.patch(f"{path}/a", {"binaryData": {"y": None}})) == {"binaryData"}
+
+
+def test_numbers_too_large_are_cut_by_an_apply(wire: Wire, ns: str) -> None:
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{ns}/leases/l"
+    spec = {"leaseDurationSeconds": 2**40 + 7}
+    body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": spec}
+    assert wire.apply(path, body)["spec"] == {"leaseDurationSeconds": 7}
+    assert wire.put(path, body).code == 400
+
+
+def test_a_time_may_be_any_scalar_to_an_apply(wire: Wire, ns: str) -> None:
+    body = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "eventTime": {"x": "y"}}
+    assert ".eventTime: expected any scalar" in wire.apply(f"{core(ns, 'events')}/e", body)["message"]
+
+
+def test_rules_of_a_role_that_is_put_together_are_nobodys(wire: Wire, ns: str) -> None:
+    path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{ns}"
+    selectors = [{"matchLabels": {"none": ns}}]
+    body = {
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": ns},
+        "aggregationRule": {"clusterRoleSelectors": selectors},
+    }  # fmt: skip
+    assert wire.request("PATCH", path, body, content_type=APPLY, fieldManager="m").code == 201
+    changed = wire.patch(path, {"metadata": {"labels": {"a": "b"}}}, STRATEGIC)
+    owned = [
+        entry
+        for entry in changed["metadata"]["managedFields"]
+        if entry["manager"] not in {"m", "clusterrole-aggregation-controller"}
+    ]
+    assert ["f:rules" in entry["fieldsV1"] for entry in owned] == [False]
+    assert fields(wire.patch(path, {"aggregationRule": {"clusterRoleSelectors": []}})) == {
+        "aggregationRule.clusterRoleSelectors"
+    }
+    wire.delete(path)
+
+
+def test_an_unchanged_kind_is_asked_for_by_a_patch_without_a_version(wire: Wire, ns: str) -> None:
+    path = f"{core(ns, 'configmaps')}/a"
+    wire.post(core(ns, "configmaps"), {"metadata": {"name": "a"}})
+    unversioned: list[Object] = [{"op": "remove", "path": "/apiVersion"}]
+    assert wire.patch(path, unversioned, JSON_PATCH).code == 400
+    assert wire.patch(path, [*unversioned, {"op": "replace", "path": "/kind", "value": "x"}], JSON_PATCH).code == 422
+    strict = wire.request("PATCH", path, unversioned, content_type=JSON_PATCH, fieldValidation="Strict")
+    assert strict.code == 422
+
+
+def test_where_a_dry_run_ends_at_another_uid(wire: Wire, ns: str) -> None:
+    path, body = f"{core(ns, 'endpoints')}/a", {"metadata": {"name": "a", "uid": "none"}}
+    wire.post(core(ns, "endpoints"), {"metadata": {"name": "a"}})
+    assert f"Key: /registry/services/endpoints/{ns}/a," in wire.put(path, body)["message"]
+    assert f"Key: /services/endpoints/{ns}/a," in wire.put(path, body, dryRun="All")["message"]
+
+
+def test_labels_of_an_endpoint_slice_are_counted(wire: Wire, ns: str) -> None:
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{ns}/endpointslices"
+    wire.post(path, {"metadata": {"name": "e"}, "addressType": "IPv4", "endpoints": []})
+    assert wire.patch(f"{path}/e", {"metadata": {"annotations": {"a": "b"}}})["metadata"]["generation"] == 1
+    assert wire.patch(f"{path}/e", {"metadata": {"labels": {"a": "b"}}})["metadata"]["generation"] == 2
+    wrong = wire.patch(f"{path}/e", {"endpoints": [{"addresses": ["10.0.0.1"], "nodeName": ""}]})
+    assert fields(wrong) == {"endpoints[0].nodeName"}
+
+
+def test_only_the_first_source_of_a_volume_is_looked_into(wire: Wire, ns: str) -> None:
+    spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/v"}, "csi": {}}
+    body = {"metadata": {"name": f"{ns}-fault"}, "spec": spec}
+    assert fields(wire.post("/api/v1/persistentvolumes", body)) == {"spec.csi"}
