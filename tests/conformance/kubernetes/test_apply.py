@@ -332,3 +332,46 @@ def test_the_order_of_a_list_is_the_appliers(wire: Wire, ns: str) -> None:
     assert wire.apply(path, containers(*rows), "m2").code == 200
     turned = wire.apply(path, containers(rows[2], rows[0], rows[1]), "m2")
     assert [row["name"] for row in turned["spec"]["template"]["spec"]["containers"]] == ["a", "c", "b"]
+
+
+def test_an_owner_a_patch_gives_twice_is_one_field(wire: Wire, ns: str) -> None:
+    owner: Object = {"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u1"}
+
+    def held(*owners: Object) -> Object:
+        return {**config(k="1"), "metadata": {"name": "a", "ownerReferences": list(owners)}}
+
+    wire.post(maps(ns), held())
+    twice = wire.patch(maps(ns, "a"), held(owner, owner), fieldManager="m1")
+    assert "duplicate entries after mutating admission happens" in str(twice.warnings)
+    assert twice["metadata"]["ownerReferences"] == [owner]
+    fields = owned(twice)["m1", "Update", ""]["f:metadata"]["f:ownerReferences"]
+    assert fields == {".": {}, 'k:{"uid":"u1"}': {}}, "with nothing in it: which of the two would it be"
+
+
+def test_lists_with_something_empty_in_them_change_hands(wire: Wire, ns: str) -> None:
+    path = f"/apis/networking.k8s.io/v1/namespaces/{ns}/networkpolicies/n"
+
+    def policy(**spec: Any) -> Object:
+        typed = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "n"}}
+        return {**typed, "spec": {"podSelector": {}, **spec}}
+
+    wire.apply(path, policy(ingress=[{}], egress=[{}]), "m1")
+    again = wire.patch(path, {"spec": {"ingress": [{"from": []}], "egress": [{}]}}, fieldManager="m2")
+    assert owned(again)["m2", "Update", ""] == {"f:spec": {"f:ingress": {}}}
+    assert "f:ingress" not in owned(again)["m1", "Apply", ""]["f:spec"]
+
+
+def test_the_note_of_kubectl_shares_what_it_says(wire: Wire, ns: str) -> None:
+    def noted(text: str, **data: str) -> Object:
+        annotations = {"kubectl.kubernetes.io/last-applied-configuration": text}
+        return {**config(**data), "metadata": {"name": "a", "annotations": annotations}}
+
+    own = '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"1"}%s}'
+    wire.post(maps(ns), noted(own % "", k="1", l="1"), fieldManager="kubectl-client-side-apply")
+    taken = wire.apply(maps(ns, "a"), config(k="2"), "kubectl")
+    assert (taken.code, taken["data"]) == (200, {"k": "2", "l": "1"}), "it is kubectl's, by its note"
+    refused = wire.apply(maps(ns, "a"), config(k="2", l="2"), "kubectl")
+    assert [field for _, field, _ in refused.causes] == [".data.l"]
+    wire.put(maps(ns, "a"), noted(own % ',"more":1', k="1", l="1"), fieldManager="kubectl-client-side-apply")
+    unread = wire.apply(maps(ns, "a"), config(k="2"), "kubectl")
+    assert [field for _, field, _ in unread.causes] == [".data.k"], "a note that cannot be read says nothing"

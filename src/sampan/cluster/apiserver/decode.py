@@ -351,12 +351,12 @@ def check_owners(call: Call, obj: Object) -> None:
     known = [{k: v for k, v in owner.items() if k in OWNER} if isinstance(owner, dict) else owner for owner in owners]
     kept = [owner for index, owner in enumerate(owners) if known[index] not in known[:index]]
     again = [owner for index, owner in enumerate(owners) if known[index] in known[:index]]
-    repeated = dict.fromkeys(owner.get("uid") for owner in again if isinstance(owner, dict))
-    if repeated:
+    if repeated := [str(owner.get("uid")) for owner in again if isinstance(owner, dict)]:
+        when = " after mutating admission happens" if call.verb == "patch" else ""
         call.warnings.append(
-            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may"
-            " reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed:"
-            f" {', '.join(map(str, repeated))}"
+            f".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+,"
+            " and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed:"
+            f" {', '.join(repeated)}"
         )
     obj["metadata"]["ownerReferences"] = kept
 

@@ -50,10 +50,15 @@ def renew(obj: Object, note: str) -> None:
 
 
 def fields_of(live: Object, schema: Schema) -> Fields:
-    """The fields the note names that are in `live` as they are in the note."""
+    """The fields the note names that are in `live` as they are in the note; none of a note that says what is no object
+    of the kind, or of an object that names an element twice."""
+    from sampan.kube.decoding import typed_fault
+
     try:
         noted: Any = json.loads(note_in(live))
-        if not isinstance(noted, dict) or noted.get("apiVersion") != live.get("apiVersion"):
+        if not isinstance(noted, dict) or noted.get("apiVersion") != live.get("apiVersion") or not noted.get("kind"):
+            return {}
+        if typed_fault(schema, noted) or typed_fault(schema, live):
             return {}
         named = sets.field_set(schema, noted)
         changed, removed = sets.compare(schema, noted, live)
