@@ -85,7 +85,8 @@ def _base64(value: Any) -> bool:
 
 def _quantity(value: Any) -> bool:
     try:
-        return value.__class__ is str and quantity.canonical(value) == value
+        # in a list of resources there is nothing below a thousandth
+        return value.__class__ is str and quantity.in_list(value) == quantity.canonical(value) == value
     except quantity.QuantityError:
         return False
 

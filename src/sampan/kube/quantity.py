@@ -7,7 +7,7 @@ leaves an integer, and never a fraction. Values are kept to 1/1,000,000,000 (nan
 from __future__ import annotations
 
 import re
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_UP, Decimal, localcontext
 from functools import lru_cache
 
 DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -19,6 +19,7 @@ _SYNTAX = re.compile(
 _SUFFIXED = re.compile(r"[+-]?[0-9]*(\.[0-9]*)?[eEinumkKMGTP]*[-+]?[0-9]*")
 _PATTERN_TEXT = "^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$"
 _NANO = Decimal("1E-9")
+_MILLI = Decimal("1E-3")
 _MAXIMUM = Decimal(2**63 - 1)
 _UP = tuple((suffix, 10**power) for suffix, power in reversed(DECIMAL.items()) if power >= 0)
 
@@ -62,7 +63,17 @@ def parse(text: str | float) -> Decimal:
 @lru_cache(maxsize=4096)
 def canonical(text: str | float) -> str:
     """Upstream's canonical text: `1000m` -> `1`, `1024Ki` -> `1Mi`, `0.5` -> `500m`. Raises QuantityError."""
+    return _canonical(*_split(str(text)))
+
+
+@lru_cache(maxsize=4096)
+def in_list(text: str | float) -> str:
+    """As `canonical`, of an amount in a list of resources: rounded to thousandths, away from zero."""
     value, form = _split(str(text))
+    return _canonical(value.quantize(_MILLI, rounding=ROUND_UP), form)
+
+
+def _canonical(value: Decimal, form: str) -> str:
     if form == "i" and (abs(value) < 1024 or value != value.to_integral_value()):
         form = "d"  # too small or fractional for a binary suffix
     if not value:

@@ -467,6 +467,8 @@ def canonical(schema: Schema, obj: Any, *, applied: bool = False) -> Any:
                     result[name] = (
                         "0" if child.format == "quantity" else _NOTHING[child.type]
                     )  # a key of a map stays, of no value
+            elif child.format == "quantity" and name not in properties:
+                result[name] = quantity.in_list(item)
             else:
                 result[name] = canonical(child, item, applied=applied)
         return result
