@@ -11,9 +11,9 @@ import time
 from types import FrameType
 from typing import Any, Final
 
+from sampan.imports import uncollected
 from sampan.model import Job
 from sampan.service.bindings import BindingError
-from sampan.service.imports import uncollected
 from sampan.service.lifecycle import STOP_SECONDS, StartFailure
 from sampan.service.main import run
 from sampan.service.process import Process, StartError, completed, load_application, load_string, named

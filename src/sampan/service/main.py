@@ -18,12 +18,12 @@ import time
 from types import FrameType
 from typing import Any, Final
 
+from sampan.imports import uncollected
 from sampan.model import Application, Service
 from sampan.service.bindings import BindingError
 from sampan.service.http import endpoints
 from sampan.service.http.middleware import Middleware
 from sampan.service.http.order import documentation_last
-from sampan.service.imports import uncollected
 from sampan.service.lifecycle import STOP_SECONDS, Stage, StartFailure, readiness_check
 from sampan.service.process import Process, StartError, load_application, load_string, named
 from sampan.service.resilience.guards import guards

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.service.imports import uncollected, without
+from sampan.imports import uncollected, without
 from tests.service.lifecycle.test_preload import SYSTEM, WEB
 
 BOUND = """

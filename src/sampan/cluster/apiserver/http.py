@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from msgspec import Struct, field
 MAX_BODY = 3 * 1024 * 1024
 MAX_HEADERS = 64 * 1024
 READ_SIZE = 1 << 20
+BACKLOG = 1024
 HEADER_TIMEOUT = 10.0
 """Seconds from a request's first byte to the end of its headers."""
 BODY_TIMEOUT = 30.0
@@ -405,14 +407,17 @@ class HttpServer:
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Listen; the port taken. Raises OSError."""
+        # A socket of our own: to bind one itself, the event loop imports how international names are written.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
         self._server = await asyncio.start_server(
             self._connected,
-            host,
-            port,
+            sock=listening,
             ssl=tls,
             limit=256 * 1024,
-            backlog=1024,
-            **({"ssl_handshake_timeout": HEADER_TIMEOUT, "ssl_shutdown_timeout": 1.0} if tls else {}),
+            backlog=BACKLOG,
+            ssl_handshake_timeout=HEADER_TIMEOUT if tls else None,
+            ssl_shutdown_timeout=1.0 if tls else None,
         )
         return int(self._server.sockets[0].getsockname()[1])
 

@@ -8,11 +8,11 @@ import importlib.util
 from collections.abc import Generator
 from typing import Any
 
+from sampan.imports import without
 from sampan.service.http import proxies
 from sampan.service.http.limits import Limits
 from sampan.service.http.protocol import Protocol
 from sampan.service.http.tls import ServerTls
-from sampan.service.imports import without
 from sampan.service.telemetry.metrics import Registry
 
 with without("watchfiles"):  # uvicorn looks for it to reload what is edited, which is not done here

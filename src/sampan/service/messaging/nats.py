@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from sampan.imports import without
 from sampan.service.bindings import Binding
-from sampan.service.imports import without
 from sampan.service.messaging.letters import from_headers, to_headers
 from sampan.service.messaging.port import (
     ACK_SECONDS,

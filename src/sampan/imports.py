@@ -1,4 +1,4 @@
-"""Keeping start-up short: what libraries need not import, and what importing need not do."""
+"""Keeping start-up short: what libraries need not import, and what importing need not do. Of the standard library."""
 
 from __future__ import annotations
 
