@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sampan.service.cache.local import LocalLevel
 from sampan.service.cache.redis import RedisLevel
+from sampan.service.tasks import end
 
 log = logging.getLogger("sampan.cache")
 
@@ -37,8 +38,7 @@ class Invalidations:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
         self._close()
 
     def _close(self) -> None:

@@ -17,6 +17,7 @@ from sampan.service.configuration.port import Source
 from sampan.service.http.readiness import Check
 from sampan.service.lifecycle import Stage
 from sampan.service.process import Process, load_string
+from sampan.service.tasks import end
 
 # scheme -> the class of its source, which takes the binding
 SOURCES: Final = {
@@ -39,8 +40,7 @@ class Secrets:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
 
 
 def bind_secret(process: Process, handle: Secret) -> None:

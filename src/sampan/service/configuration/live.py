@@ -20,6 +20,7 @@ from sampan.service.bindings import BindingError
 from sampan.service.configuration.port import Away, Entries, Malformed, Source
 from sampan.service.configuration.typed import Refused, names, typed
 from sampan.service.http.readiness import Degraded
+from sampan.service.tasks import end
 from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.config")
@@ -142,8 +143,7 @@ class LiveConfig:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
         await self.source.close()
 
     async def _follow(self) -> None:

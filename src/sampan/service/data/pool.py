@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sampan.model.data import DatabaseError, DeadlineExceeded, Pool, PoolTimeout, Unavailable
+from sampan.service.tasks import end
 from sampan.service.telemetry.context import CURRENT
 from sampan.service.telemetry.metrics import Registry
 
@@ -264,8 +265,7 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(_REPAIR_SECONDS):
                 if slot.work is not None:
-                    slot.work.cancel()
-                    await asyncio.wait({slot.work})
+                    await end(slot.work)
                     slot.work = None
                 sound = await self.driver.repair(slot)
         except Exception as error:
@@ -295,5 +295,6 @@ class ConnectionPool:
         while self.idle:
             self.discard(self.idle.pop())
         while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            _, late = await asyncio.wait(self._tasks, timeout=2 * _REPAIR_SECONDS)  # each has a limit of its own
+            await end(*late)
         self._closed = False  # a handle that is used again opens anew, as SQLAlchemy's engines do

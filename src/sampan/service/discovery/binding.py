@@ -22,6 +22,7 @@ from sampan.service.discovery.port import Away, Instance, Lease, Registry
 from sampan.service.http.readiness import Check, Degraded, Readiness
 from sampan.service.lifecycle import Stage
 from sampan.service.process import Process, load_string
+from sampan.service.tasks import end
 
 log = logging.getLogger("sampan.discovery")
 
@@ -132,8 +133,7 @@ class Follower:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
 
     async def check(self) -> None:
         if self.away:
@@ -174,8 +174,7 @@ class Registration:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
         await self._withdraw()
 
     async def check(self) -> None:

@@ -37,6 +37,7 @@ from sampan.service.messaging.port import (
     Sink,
 )
 from sampan.service.messaging.rabbitmq_lanes import RabbitSubscription, headers_of
+from sampan.service.tasks import end
 from sampan.service.telemetry.metrics import Registry
 
 log = logging.getLogger("sampan.messaging")
@@ -162,10 +163,8 @@ class RabbitBroker(Broker):
         # tasks begin in this order and reach the socket before their first wait, so the order is kept
         tasks = [asyncio.ensure_future(self._send(message)) for message in messages]
         _, late = await asyncio.wait(tasks, timeout=STORE_SECONDS)
-        for task in late:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        return [not isinstance(result, BaseException) for result in results]
+        await end(*late)
+        return [not task.cancelled() and task.exception() is None for task in tasks]
 
     async def subscribe(self, topic: str, group: str, sink: Sink, window: int) -> RabbitSubscription:
         await self.ensure(topic)

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from sampan.service.tasks import end
+
 R = TypeVar("R")
 
 
@@ -49,9 +51,7 @@ async def first_good(
                 tasks.append(asyncio.create_task(start(len(tasks))))
                 pending.add(tasks[-1])
     finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
 
 def _report(

@@ -19,6 +19,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from sampan.service.security.authenticators import Rejected, Unavailable
 from sampan.service.security.fetch import Fetcher
+from sampan.service.tasks import end
 
 log = logging.getLogger("sampan.security")
 
@@ -150,5 +151,4 @@ class Keys:
 
     async def close(self) -> None:
         if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.gather(self._fetching, return_exceptions=True)
+            await end(self._fetching)

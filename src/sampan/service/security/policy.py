@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from sampan.model.security import Authorize, Cel, Rego, policy_file
 from sampan.service.bindings import BindingError
 from sampan.service.security.caller import Caller, Request, caller_data
+from sampan.service.tasks import end
 
 log = logging.getLogger("sampan.security")
 
@@ -186,5 +187,4 @@ class Watch:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)

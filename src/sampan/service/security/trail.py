@@ -29,6 +29,7 @@ import msgspec
 from sampan.service.bindings import BindingError
 from sampan.service.security.caller import CALLER, Caller
 from sampan.service.security.chain import START, TORN, Broken, Head, files, read, seal
+from sampan.service.tasks import end
 from sampan.service.telemetry.context import CURRENT
 from sampan.service.telemetry.logs import timestamp
 from sampan.service.telemetry.metrics import Registry
@@ -239,8 +240,7 @@ class AuditLog:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         self.tell()
         self.close()
 
