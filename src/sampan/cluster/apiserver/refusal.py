@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from sampan.cluster.apiserver.catalog import Kind
@@ -9,6 +10,16 @@ from sampan.kube.errors import Cause
 
 APART = {("policy", "PodDisruptionBudget"), ("", "Event")}
 """Kinds whose metadata are checked only where nothing else is wrong with them."""
+
+
+_INDEX = re.compile(r"\[\d+\]")
+
+
+def without(optional: frozenset[str], causes: list[Cause]) -> list[Cause]:
+    """`causes` but for fields that are called required and may be missing; in their paths `[]` is any element."""
+    if not optional:
+        return causes
+    return [c for c in causes if c.reason != "FieldValueRequired" or _INDEX.sub("[]", c.field) not in optional]
 
 
 def all_causes(kind: Kind, metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:

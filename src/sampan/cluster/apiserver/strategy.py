@@ -55,7 +55,7 @@ class Strategy:
     """
 
     optional: frozenset[str] = frozenset()
-    """Fields the schema calls required that may be missing all the same."""
+    """Fields the schema calls required that may be missing, or that the kind asks for itself; `[]` is any element."""
 
     def default(self, obj: Object) -> None:
         """Fill in defaults; runs on every write, before validation. Must be idempotent."""

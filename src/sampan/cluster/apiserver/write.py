@@ -22,7 +22,7 @@ from sampan.cluster.apiserver.metadata import (
     finalizer_warnings,
     uid_conflict,
 )
-from sampan.cluster.apiserver.refusal import all_causes
+from sampan.cluster.apiserver.refusal import all_causes, without
 from sampan.cluster.apiserver.strategy import Context
 from sampan.cluster.store import Entry, Remove, Store
 from sampan.kube import schema, zeros
@@ -410,9 +410,7 @@ class Writer:
         return schema.for_kind(kind.storage.api_version, kind.storage.kind) or schema.ANYTHING
 
     def _schema_causes(self, kind: Kind, new: Object, old: Object | None) -> list[Cause]:
-        causes = schema.validate(self._storage_schema(kind), new)
-        if kind.strategy.optional:
-            causes = [c for c in causes if c.reason != "FieldValueRequired" or c.field not in kind.strategy.optional]
+        causes = without(kind.strategy.optional, schema.validate(self._storage_schema(kind), new))
         if kind.rules is not None:
             from sampan.cluster.apiserver.cel.rules import rule_causes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from sampan.cluster.apiserver.registry.base import TableStrategy, as_text, lookup
-from sampan.cluster.apiserver.registry.faults import Faults, qualified_name_problems, sub
+from sampan.cluster.apiserver.registry.faults import Faults, Structure, qualified_name_problems, sub
 from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
 
@@ -109,7 +109,8 @@ _NOTHING = {"count": 0, "related": None, "eventTime": None, "firstTimestamp": No
 def _shown(field: str, value: Any) -> Any:
     """A field as upstream shows it: structures by Go's names, with all that is in them."""
     if field in _STRUCTURES and (value is not None or field not in _NOTHING):
-        return {_GO.get(name, name[0].upper() + name[1:]): (value or {}).get(name) or "" for name in _STRUCTURES[field]}
+        names = _STRUCTURES[field]
+        return Structure({_GO.get(name, name[0].upper() + name[1:]): (value or {}).get(name) or "" for name in names})
     return _NOTHING.get(field, "") if value is None else value
 
 

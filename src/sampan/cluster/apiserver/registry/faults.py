@@ -14,6 +14,10 @@ NameRule = Callable[[str], list[str]]
 """What is wrong with a name, by one of the rules of `kube.names`."""
 
 
+class Structure(dict[str, Any]):
+    """A structure shown in a message: its fields keep their order, texts though they may be."""
+
+
 def _shown(value: Any) -> str:
     return json.dumps(_sorted(value), separators=(",", ":"), ensure_ascii=False)
 
@@ -22,7 +26,7 @@ def _sorted(value: Any) -> Any:
     """`value` with its maps of labels in order; structures keep that of their fields."""
     if not isinstance(value, dict):
         return [_sorted(item) for item in value] if isinstance(value, list) else value
-    if all(isinstance(item, str) for item in value.values()):
+    if not isinstance(value, Structure) and all(isinstance(item, str) for item in value.values()):
         return dict(sorted(value.items()))
     return {key: _sorted(item) for key, item in value.items()}
 

@@ -153,6 +153,7 @@ _STATEFUL_MUTABLE = {
 
 
 class StatefulSet(Workload):
+    optional = frozenset({"spec.template.spec.volumes[].name"})  # which count after the templates of claims
     noun = "statefulset"
     immutable = ()
     rows: ClassVar[Rows] = (
