@@ -6,11 +6,8 @@ A kill -9 loses nothing that was acknowledged: locks are the kernel's, children 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import ctypes
-import fcntl
 import functools
 import gc
 import importlib
@@ -21,13 +18,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+from sampan.cluster.address import Slice, keep_port
+from sampan.cluster.start import AUTO, LOOPBACK, MODES, PODS, Certificates, Phases
+from sampan.imports import without
 
-from sampan.cluster.address import Slice, acquire, keep_port
+with without("typing_extensions"):  # msgspec takes nothing from it that typing has not
+    import msgspec
 
 if TYPE_CHECKING:
     from sampan.cluster.kubelet.zygote import Zygote
@@ -36,12 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sampan.cluster")
 
-_PR_SET_PDEATHSIG = 1
 API_PORT = 6443
 STOP_SECONDS = 30.0
-COLLECT = (10_000, 20, 20)
-"""The collector's thresholds: a request makes hundreds of containers, none of them in a cycle."""
-AUTO, PODS, LOOPBACK = MODES = ("auto", "pods", "loopback")
 CANNOT = {
     PODS: [
         "pods' addresses are not reached from this machine, except by port-forward; Services are",
@@ -64,60 +60,20 @@ class NetworkRefused(Exception):
     """Pods were to have a network of their own, and this system gives them none."""
 
 
-class AlreadyRunning(Exception):
-    """Another process holds the lock of the directory."""
-
-
-class Phases:
-    """Names what start-up spent its time on."""
-
-    def __init__(self) -> None:
-        self.began = _started()
-        self._last = self.began
-        self.rows: list[tuple[str, float]] = []
-
-    def done(self, name: str) -> None:
-        present = time.time()
-        self.rows.append((name, 1000 * (present - self._last)))
-        self._last = present
-
-    def report(self, title: str) -> None:
-        parts = ", ".join(f"{name} {took:.0f}" for name, took in self.rows)
-        log.info("start-up: %s after %.0f ms (%s)", title, 1000 * (self._last - self.began), parts)
-
-
-def _started() -> float:
-    """When the command was given, if it says so; else when this process was started."""
-    with contextlib.suppress(ValueError):
-        return float(os.environ.pop("SAMPAN_STARTED", ""))
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
-    return time.time() - (uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
-
-
-def lock(directory: Path) -> int:
-    """Take the directory's lock for the life of this process; the descriptor. Raises AlreadyRunning."""
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    # Whoever only asks whether we run holds a shared lock for an instant: try again before believing it.
-    for attempt in range(20):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            if attempt == 19:
-                pid = os.pread(descriptor, 32, 0).decode().strip()
-                os.close(descriptor)
-                raise AlreadyRunning(f"a cluster already runs in {directory} (process {pid})") from None
-            time.sleep(0.005)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
-
-
 class Cluster:
     """One cluster in `directory`. `run` serves until a signal."""
 
-    def __init__(self, directory: Path, phases: Phases, lock: int, network: str = AUTO, *, warm: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        phases: Phases,
+        lock: int,
+        owned: Slice,
+        certificates: Certificates,
+        *,
+        network: str = AUTO,
+        warm: bool = False,
+    ) -> None:
         self._mode = network
         self._warm = warm
         self._refusal = ""  # why pods do not have what they had before
@@ -125,37 +81,14 @@ class Cluster:
         self.directory = directory
         self.phases = phases
         self._zygote: Zygote | None = None
-        self._making = 0  # the process that makes the certificates
         self._stops: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
-        self._slice: Slice | None = None
+        self._slice = owned
+        self._certificates = certificates
         self._held: list[socket.socket] = []
         self.info: dict[str, Any] = {}
 
-    def prepare(self) -> None:
-        """Take addresses and have certificates made, by a child that imports what that takes: on another core, and not
-        for the life of this process. To be called first, while there is no thread and no loop."""
-        from sampan.cluster.apiserver.pki import Pki
-
-        self._slice = owned = acquire(self.directory)
-        self._pki = Pki(self.directory / "pki")
-        self._names = ("127.0.0.1", owned.node, f"127.{owned.number}.128.1", f"10.{owned.number}.0.1")
-        if self._pki.is_whole(self._names):
-            return
-        self._making = os.fork()
-        if self._making == 0:
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            try:
-                self._pki.ensure(self._names)
-            finally:
-                os._exit(0)  # what went wrong goes wrong again where it can be told
-
-    def _certificates(self) -> None:
-        if self._making:
-            os.waitpid(self._making, 0)
-        self._pki.ensure(self._names)
-
     async def run(self) -> None:
-        """After `prepare`. Raises what prevented the start; everything started is stopped again."""
+        """Raises what prevented the start; everything started is stopped again."""
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -184,7 +117,6 @@ class Cluster:
 
     async def _start(self) -> None:
         phases, owned = self.phases, self._slice
-        assert owned is not None
         from sampan.cluster.apiserver.server import ApiServer
         from sampan.cluster.store.store import Store
 
@@ -195,14 +127,14 @@ class Cluster:
         self._stops.append(("store", store.close))
         phases.done("store")
         settings = {"service_cidr": owned.service_cidr, "node_name": "sampan", "node_ip": owned.node}
-        api = ApiServer(store, self._pki, settings)
+        api = ApiServer(store, self._certificates.pki, settings)
         self._stops.append(("API server", api.stop))
         starting = asyncio.create_task(api.start())
         await asyncio.sleep(0)
         importlib.import_module("sampan.cluster.apiserver.web")  # while the disk is waited for
         await starting
         phases.done("objects")
-        await asyncio.to_thread(self._certificates)
+        await asyncio.to_thread(self._certificates.wait)
         phases.done("certificates")
         port = await api.serve("127.0.0.1", self._reserve("port", API_PORT))
         server = f"https://127.0.0.1:{port}"
@@ -353,8 +285,7 @@ class Cluster:
             await asyncio.to_thread(self._zygote.stop)
         for holder in self._held:
             holder.close()
-        if self._slice:
-            self._slice.close()
+        self._slice.close()
 
     def _reserve(self, name: str, preferred: int) -> int:
         """A port of 127.0.0.1, the kept one if it is free (a copied kubeconfig stays good); held against other clusters
@@ -383,61 +314,19 @@ async def _imported(*names: str) -> None:
         sys.setswitchinterval(before)
 
 
-def _log_to(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    handler = logging.StreamHandler(os.fdopen(descriptor, "a"))
-    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """0 after a signal, 1 when it could not start, 2 when a cluster already runs there."""
-    # The width is said because argparse imports an archiver to find out the terminal's.
-    style = functools.partial(argparse.HelpFormatter, width=100)
-    parser = argparse.ArgumentParser(
-        prog="python -m sampan.cluster", description="Run a cluster in a directory.", formatter_class=style
-    )
-    parser.add_argument("--directory", required=True, type=Path)
-    parser.add_argument("--network", choices=MODES, default=AUTO, help="what pods have (see the guide)")
-    parser.add_argument("--warm", action="store_true", help="have Python's libraries ready before the first pod comes")
-    parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this ends")
-    arguments = parser.parse_args(argv)
-    if arguments.with_parent:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() == 1:
-            return 1
-    phases = Phases()
-    gc.set_threshold(*COLLECT)
-    directory: Path = arguments.directory.resolve()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
-    _log_to(directory / "cluster.log")
+def run(cluster: Cluster) -> int:
+    """Serve until a signal, on uvloop where there is one: 0; 1 when what was asked for cannot be had, which is said.
+    Raises what else prevented the start."""
     try:
-        held = lock(directory)
-    except AlreadyRunning as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    phases.done("interpreter")
-    cluster = Cluster(directory, phases, held, arguments.network, warm=arguments.warm)
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    except ImportError:
+        factory = None
     try:
-        cluster.prepare()
-        _run(cluster.run())
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(cluster.run())
     except NetworkRefused as error:
         log.error("%s", error)
         return 1
-    except Exception:
-        log.exception("the cluster could not start")
-        return 1
-    finally:
-        os.close(held)
     return 0
-
-
-def _run(main_: Any) -> None:
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main_)
-        return
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main_)

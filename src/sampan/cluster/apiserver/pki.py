@@ -8,10 +8,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sampan.kube.authority import Authority, Pair, key_pem, new_key
+
+if TYPE_CHECKING:
+    import ssl
 
 ADMIN = "sampan-admin"
 NAMES = (
@@ -74,6 +77,8 @@ class Pki:
 
     def server_context(self) -> ssl.SSLContext:
         """TLS for the server: a client certificate is asked for, not demanded."""
+        import ssl  # not by the child that only makes them
+
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(self.path("server.crt"), self.path("server.key"))
