@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -238,7 +239,8 @@ def _bound(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def mounted(place: Path, size: str) -> Iterator[Path]:
-    """A file system of `size` (as `mount -o size=` has it) at `place`; skips where nobody may mount one."""
+    """A file system of `size` (as `mount -o size=` has it) at `place`; skips where nobody may mount one. Whoever owns
+    the directory above owns it."""
     if os.geteuid() != 0:
         pytest.skip("mounting a tmpfs takes root")
     place.mkdir()
@@ -247,7 +249,16 @@ def mounted(place: Path, size: str) -> Iterator[Path]:
     )
     if done.returncode:
         pytest.skip("this machine does not let root mount a tmpfs")
+    owner = place.parent.stat()
+    os.chown(place, owner.st_uid, owner.st_gid)
     try:
         yield place
     finally:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(ballast: Path, leave: int = 0) -> None:
+    """Write a file until `leave` bytes of its file system are free."""
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while (free := shutil.disk_usage(ballast).free - leave) > 0:
+            file.write(b"x" * min(free, 65536))

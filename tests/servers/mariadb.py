@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -46,7 +47,7 @@ class MariaDB(Server):
         return found == [True]
 
 
-def start_mariadb(directory: Path) -> MariaDB:
+def start_mariadb(directory: Path, options: Sequence[str] = ()) -> MariaDB:
     path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
     program, install = shutil.which("mariadbd", path=path), shutil.which("mariadb-install-db", path=path)
     if program is None or install is None:
@@ -71,6 +72,7 @@ def start_mariadb(directory: Path) -> MariaDB:
         *(program, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1", *user),
         *(f"--socket={directory / 'm.sock'}", "--innodb-buffer-pool-size=32M", "--skip-name-resolve"),
         *(f"--init-file={setup}", f"--pid-file={directory / 'm.pid'}", "--innodb-flush-log-at-trx-commit=0"),
+        *options,
     ]
     uri = f"mysql://sampan:{quote(PASSWORD, safe='')}@127.0.0.1:{port}"
     return MariaDB(command, port, directory / "mariadb.log", uri)

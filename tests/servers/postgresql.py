@@ -76,21 +76,34 @@ class Postgres(Server):
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def start_postgresql(_directory: Path | None = None) -> Postgres:
+def start_postgresql(data: Path | None = None, wal: Path | None = None, options: Sequence[str] = ()) -> Postgres:
+    """`data` and `wal` are directories to be, of their own file systems for instance, whose parents `nobody` may
+    enter and write; without them they are in a new temporary directory."""
     bin_ = programs()
     home = Path(tempfile.mkdtemp(prefix="sampan-postgres-"))
     own(home)
     password = home / "password"
     password.write_text(PASSWORD)
     own(password)
-    data = home / "data"
+    data = data or home / "data"
+    place = ("--waldir", wal) if wal else ()
     command = unprivileged(
-        *(bin_ / "initdb", "-D", data, "-U", "postgres", f"--pwfile={password}", "--auth=scram-sha-256"),
+        *(
+            bin_ / "initdb",
+            "--wal-segsize=1",
+            *place,
+            "-D",
+            data,
+            "-U",
+            "postgres",
+            f"--pwfile={password}",
+            "--auth=scram-sha-256",
+        ),
         *("--no-sync", "--encoding=UTF8", "--locale=C", "--no-instructions"),
     )
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=home)
     assert done.returncode == 0, done.stderr
-    return Postgres(home, data)
+    return Postgres(home, data, options)
 
 
 def start_replica(primary: Postgres) -> Postgres:

@@ -87,8 +87,9 @@ async def test_a_value_that_looks_like_a_header_is_kept_as_it_is(cache: TwoLevel
 
 
 async def test_ttl_is_in_seconds_and_may_be_a_fraction(cache: TwoLevelCache, key: str) -> None:
+    began = time.monotonic()
     await cache.set(key, b"1", ttl=0.3)
-    assert await cache.get(key) == b"1"
+    assert await cache.get(key) == b"1" or time.monotonic() - began > 0.3
     await asyncio.sleep(0.4)
     assert await cache.get(key) is None
 

@@ -398,6 +398,7 @@ async def test_waiting_for_a_connection_is_bounded(database_uri: str) -> None:
         assert caught.value.http_status == 503
         with deadline(0.05), pytest.raises(DeadlineExceeded):
             await db.execute("CREATE TABLE t (id INTEGER)")
+        db.core.pool.waiting = 30
         waiting = asyncio.create_task(db.execute("CREATE TABLE t (id INTEGER)"))
         given_up = asyncio.create_task(db.execute("CREATE TABLE u (id INTEGER)"))
         await asyncio.sleep(0.01)

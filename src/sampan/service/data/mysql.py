@@ -32,6 +32,8 @@ _CONFLICTS: Final = frozenset({1205, 1213, 3572})
 _UNIQUE: Final = frozenset({1062, 1169, 1586})
 _CONSTRAINTS: Final = frozenset({1048, 1216, 1217, 1364, 1451, 1452, 3819, 4025})
 _GONE: Final = frozenset({0, 1040, 1053, 1077, 1152, 1158, 1159, 1160, 1161, 1184, 1927, *range(2000, 2060)})
+_FULL: Final = frozenset({1021, 1114})  # a disk without room, whatever the statement: it goes by when there is some
+_NO_ROOM: Final = "No space left on device"
 # whose message quotes a value
 _QUOTING: Final = frozenset({1264, 1265, 1292, 1366, 1367, 1406, 1690})
 
@@ -167,7 +169,7 @@ class MySQL:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else -1
         text = str(error.args[1]) if len(error.args) > 1 else str(error)
         code = str(number)
-        if number in _GONE or isinstance(error, errors.InterfaceError):
+        if number in _GONE | _FULL or _NO_ROOM in text or isinstance(error, errors.InterfaceError):
             return Unavailable(text, code)
         if number in _CONFLICTS:
             return Conflict(text, code)
