@@ -375,3 +375,15 @@ def test_the_note_of_kubectl_shares_what_it_says(wire: Wire, ns: str) -> None:
     wire.put(maps(ns, "a"), noted(own % ',"more":1', k="1", l="1"), fieldManager="kubectl-client-side-apply")
     unread = wire.apply(maps(ns, "a"), config(k="2"), "kubectl")
     assert [field for _, field, _ in unread.causes] == [".data.k"], "a note that cannot be read says nothing"
+
+
+def test_labels_an_object_has_by_its_template_are_nobodys_by_its_status(wire: Wire, ns: str) -> None:
+    path = f"/api/v1/namespaces/{ns}/replicationcontrollers/r"
+    typed: Object = {"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "r"}}
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    made = wire.post(path.rpartition("/")[0], {**typed, "spec": {"template": template}}, fieldManager="m1")
+    assert "f:labels" in owned(made)["m1", "Update", ""]["f:metadata"]
+    body = {**typed, "metadata": {"name": "r"}, "spec": {}, "status": {"replicas": 0, "observedGeneration": 7}}
+    seen = wire.put(f"{path}/status", body, fieldManager="m2")
+    assert seen["metadata"]["labels"] == {"a": "b"}
+    assert [key for key, fields in owned(seen).items() if "f:metadata" in fields] == []

@@ -56,6 +56,18 @@ def carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
             metadata[field] = present[field]
 
 
+LABELLED = {"Job", "ReplicationController"}
+"""Built-in kinds without labels of their own have those of their template, as whose nobody owns them."""
+
+
+def is_owned_as_sent(kind: Kind) -> bool:
+    """Whether a write of the status is tracked with all that was sent: the owners of a custom kind in several versions
+    may be unknowable by it, and a kind may have metadata by its spec."""
+    if kind.crd is None:
+        return kind.resource.kind in LABELLED
+    return kind.view is not None
+
+
 def without_spec(obj: Object, status: Any) -> Object:
     """What one who creates an object by way of its status comes to own of it."""
     kept = {key: value for key, value in obj.items() if key != "spec"}

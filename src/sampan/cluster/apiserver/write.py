@@ -323,8 +323,7 @@ class Writer:
             emptied = carry.emptied(kind, wanted, old)
             readable = tracked or patching.is_readable(kind, wanted)
             sent: Object | None = None
-            if not tracked and kind.view is not None and kind.crd is not None and call.subresource == "status":
-                # the owners of all that was sent may be unknowable, but of the status alone this one is another
+            if not tracked and call.subresource == "status" and carry.is_owned_as_sent(kind):
                 sent = self.settle(kind, json_copy(new))
                 patching.track(old, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
             carry.carry_over(call, kind, new, old)
@@ -335,6 +334,8 @@ class Writer:
                 new = {**{key: new[key] for key in ("metadata", "status") if key in new}, **json_copy(kept)}
             if not readable or (sent is not None and not sent["metadata"].get("managedFields")):
                 new["metadata"].pop("managedFields", None)
+            elif sent is not None and kind.crd is None:
+                carry.own(new, sent, readable=True)
             elif not tracked:
                 track = patching.track
                 track(old, new, self._storage_schema(kind), call.field_manager, call.subresource, kind, rewritten)
