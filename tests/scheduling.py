@@ -18,12 +18,16 @@ ALONE: Final = (
     "tests/service/resilience/test_overload.py::",
     "tests/service/resilience/test_parts.py::",
     "tests/service/test_processes.py::test_forks_of_a_warm_parent_",
-    "tests/system/",
+    "tests/system/test_browser.py",
+    "tests/system/test_ordinary_user.py",
+    "tests/system/test_pod_network",
+    "tests/system/test_shop",
+    "tests/system/test_soak.py",
 )
 """How the names of such tests begin."""
 TOGETHER: Final = {
     # whole clusters: with addresses, interfaces and groups of the kernel, at which some of these tests look
-    "clusters": re.compile(r"tests/(cli|clients|docs|cluster/(kubelet|network|proxy|test_process\.py))\b"),
+    "clusters": re.compile(r"tests/(cli|clients|docs|system|cluster/(kubelet|network|proxy|test_process\.py))\b"),
     # one server of a kind is enough, and some take long to start
     "real control plane": re.compile(r"tests/conformance/kubernetes/.*[\[-](real|given)\b"),
     "embedded control plane": re.compile(r"tests/conformance/kubernetes/"),

@@ -49,8 +49,8 @@ def test_units_run_beside_each_other_and_the_rest_alone(tmp_path: Path) -> None:
         "conftest.py": CONFTEST,
         "tests/service/test_a.py": BESIDE.format(other="test_b", longer=0),
         "tests/service/test_b.py": BESIDE.format(other="test_a", longer=0.5),
-        "tests/system/test_c.py": LAST,
-        "tests/system/test_d.py": LAST,
+        "tests/system/test_shop_c.py": LAST,
+        "tests/system/test_shop_d.py": LAST,
     }.items():
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def test_units_run_beside_each_other_and_the_rest_alone(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 failed, 4 passed, 2 skipped" in done.stdout
-    assert "FAILED tests/system/test_c.py::test_fails - AssertionError" in done.stdout
+    assert "FAILED tests/system/test_shop_c.py::test_fails - AssertionError" in done.stdout
     assert "not test_b" in done.stdout
     assert len(list((tmp_path / "tests/system").glob("gw*"))) == 1  # one worker had them all
 
@@ -84,4 +84,6 @@ def test_the_unit_of_a_test() -> None:
     assert unit("tests/conformance/kubernetes/test_objects.py::test_x[real-a]") == "real control plane"
     assert unit("tests/conformance/kubernetes/test_objects.py::test_x[embedded]") == "embedded control plane"
     assert unit("tests/cluster/kubelet/test_zygote.py::test_x") == "clusters"
+    assert unit("tests/system/test_lacking.py::test_x") == "clusters"
+    assert unit("tests/system/test_soak.py::test_x") == "alone"
     assert unit("tests/cluster/store/test_store.py::test_x") == "tests/cluster/store/test_store.py"

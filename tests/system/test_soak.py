@@ -15,7 +15,7 @@ from tests.system.soak_report import figures, write
 @pytest.mark.timeout(300)
 async def test_no_acknowledged_order_is_lost_or_doubled(shop: System, tmp_path: Path) -> None:
     restarts = [Restart("messaging", "kill -9"), Restart("orders-db", "kill -9"), Restart("payments", "rollout")]
-    result = await soak(shop, 45, 5, restarts, print)
+    result = await soak(shop, 28, 8, restarts, print)
     found = figures(result)["orders"]
     assert result.problems == []
     assert found["acknowledged"] > 150
