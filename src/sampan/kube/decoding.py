@@ -95,8 +95,9 @@ _NO_ELEMENTS: dict[type, str] = {
 """What keeps a value from being an element of a set."""
 
 
-def typed_fault(schema: Schema, obj: Any) -> str | None:
-    """What keeps an object from being applied: wrong types, fields of no schema, elements that are given twice."""
+def typed_fault(schema: Schema, obj: Any, *, repeats: bool = False) -> str | None:
+    """What keeps an object from being applied: wrong types, fields of no schema, elements that are given twice, unless
+    it may have `repeats`."""
     faults: list[str] = []
 
     def walk(node: Schema, value: Any, path: str) -> None:
@@ -145,7 +146,7 @@ def typed_fault(schema: Schema, obj: Any) -> str | None:
                 walk(node.items, item, f"{path}[{where}]")
                 continue
             place = fields.text_of((element,))
-            if element in seen:
+            if element in seen and not repeats:
                 faults.append(f"{path}: duplicate entries for key {place}")
             seen.add(element)
             walk(node.items, item, path + place)

@@ -112,7 +112,7 @@ def is_readable(kind: Kind, obj: Object) -> bool:
     if kind.crd is None:
         return True
     told = {name: value for name, value in obj.items() if name not in {"metadata", "apiVersion", "kind"}}
-    return not decoding.typed_fault(kind.schema, schema.prune(kind.schema, told))
+    return not decoding.typed_fault(kind.schema, schema.prune(kind.schema, told), repeats=True)
 
 
 def track(  # noqa: PLR0917
