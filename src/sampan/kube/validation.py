@@ -11,6 +11,7 @@ import binascii
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from datetime import datetime
@@ -317,7 +318,7 @@ def _validate_list(schema: Schema, value: list[Any], path: str, causes: list[Cau
     _limits(schema.raw, _LIST_LIMITS, len(value), value, path=path, causes=causes)
     if schema.list_type not in ("set", "map"):
         return
-    seen: set[str] = set()
+    times: Counter[str] = Counter()
     for index, item in enumerate(value):
         if schema.list_type == "map":
             if item is None:  # of which the type is said
@@ -328,10 +329,10 @@ def _validate_list(schema: Schema, value: list[Any], path: str, causes: list[Cau
                 continue
             item = {key: item.get(key, _default(items, key)) for key in schema.list_map_keys}  # noqa: PLW2901
         identity = repr(item)
-        if identity in seen:
+        times[identity] += 1
+        if times[identity] == 2:  # said once of each
             text = shown(item) if not isinstance(item, dict) else json.dumps(item, separators=(",", ":"))
             causes.append(Cause(f"{path}[{index}]", f"Duplicate value: {text}", "FieldValueDuplicate"))
-        seen.add(identity)
 
 
 def _default(schema: Schema, key: str) -> Any:

@@ -243,3 +243,40 @@ def test_only_the_first_source_of_a_volume_is_looked_into(wire: Wire, ns: str) -
     spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/v"}, "csi": {}}
     body = {"metadata": {"name": f"{ns}-fault"}, "spec": spec}
     assert fields(wire.post("/api/v1/persistentvolumes", body)) == {"spec.csi"}
+
+
+def test_endpoints_go_with_their_service_whichever_way_it_goes(wire: Wire, ns: str) -> None:
+    metadata = {"name": "a", "finalizers": ["example.com/f"]}
+    wire.post(core(ns, "services"), {"metadata": metadata, "spec": {"ports": [{"port": 80}]}})
+    wire.post(core(ns, "endpoints"), {"metadata": {"name": "a"}})
+    assert wire.delete(f"{core(ns, 'services')}/a").code == 200
+    assert wire.get(f"{core(ns, 'endpoints')}/a").code == 200
+    wire.patch(f"{core(ns, 'services')}/a", {"metadata": {"finalizers": None}})
+    assert wire.get(f"{core(ns, 'endpoints')}/a").code == 404
+
+
+@pytest.mark.parametrize(
+    ("plural", "spec", "field", "said"),
+    [
+        ("deployments", {"strategy": {"type": "x"}}, "spec.strategy", '{"Type":"x","RollingUpdate":null}: supported'),
+        ("statefulsets", {"updateStrategy": {"type": "x"}}, "spec.updateStrategy", "must be 'RollingUpdate' or"),
+        ("statefulsets", {"podManagementPolicy": "x"}, "spec.podManagementPolicy", "must be 'OrderedReady' or"),
+        ("statefulsets", {"ordinals": {"start": -1}}, "spec.ordinals.start", "must be greater than or equal to 0"),
+        ("statefulsets", {"serviceName": "A_b"}, "spec.serviceName", "RFC 1123 label"),
+        ("daemonsets", {"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}},
+         "spec.updateStrategy.rollingUpdate.maxSurge", "may not be set when maxUnavailable is non-zero"),
+    ],
+)  # fmt: skip
+def test_how_a_workload_is_updated(wire: Wire, ns: str, plural: str, spec: Object, field: str, said: str) -> None:
+    body = {"selector": {"matchLabels": {"app": "x"}}, "template": template(), **spec}
+    refused = wire.post(apps(ns, plural), {"metadata": {"name": "fault"}, "spec": body})
+    assert fields(refused) == {field}
+    assert said in refused.causes[0][2]
+
+
+def test_the_fields_of_a_patch_are_told_of_before_its_name(wire: Wire, ns: str) -> None:
+    path = f"{autoscalers(ns, 'v2')}/h"
+    spec = {"scaleTargetRef": {"apiVersion": "x/v1", "kind": "X", "name": "a"}, "maxReplicas": 1}
+    wire.post(autoscalers(ns, "v2"), {"metadata": {"name": "h"}, "spec": spec})
+    twice = wire.request("PATCH", path, '{"odd": 1, "odd": 2}', content_type=MERGE, dryRun="All")
+    assert sorted(twice.warnings) == ['299 - "duplicate field \\"odd\\""', '299 - "unknown field \\"odd\\""']

@@ -144,7 +144,7 @@ def _event_times(event: Object) -> tuple[str, str, int]:
 
 def _event_object(event: Object) -> str:
     kind, name = at(event, "involvedObject", "kind") or "", at(event, "involvedObject", "name") or ""
-    return f"{kind.lower()}/{name}" if kind else name
+    return "/".join(filter(None, (kind.lower(), name)))
 
 
 def _event_source(event: Object) -> str:

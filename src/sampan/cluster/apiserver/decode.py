@@ -377,7 +377,7 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
     applied = media_type(call.content_type) == "application/apply-patch+yaml"
     yaml = applied or media_type(call.content_type) == "application/yaml"
     unknown = schema.unknown_fields(kind.schema, obj)
-    if kind.crd is None and not yaml:  # what is unknown is not looked into
+    if kind.crd is None and not yaml and call.verb != "patch":  # what is unknown is not looked into
         hidden = [fault.removeprefix("unknown field ").strip('"') for fault in unknown]
         repeated = [fault for fault in repeated if not any(_within(fault, path) for path in hidden)]
     faults = [*repeated, *unknown]
@@ -420,6 +420,14 @@ def check_patched(kind: Kind, patched: Any) -> None:
     if isinstance(patched, dict):
         _check_texts(kind, patched)
         _check_kind_named(kind, patched)
+        if (version := patched.get("apiVersion") or "").count("/") > 1:
+            raise bad_request(f"unexpected GroupVersion string: {version}")
+
+
+def is_of(kind: Kind, obj: Object) -> bool:
+    """Whether an object is of a kind, in whatever version: of others the fields are not known."""
+    group = (obj.get("apiVersion") or "").rpartition("/")[0]
+    return (group, obj.get("kind")) == (kind.resource.group, kind.resource.kind)
 
 
 def check_same_kind(kind: Kind, patched: Object) -> None:

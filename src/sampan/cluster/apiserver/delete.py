@@ -151,10 +151,10 @@ class Deleter:
         entry = await self.server.store.write(kind.table, key, mutate)
         assert entry is not None
         if gone and kind.table == "/services":
-            await self._forget_endpoints(call, key)
+            await self.forget_endpoints(call, key)
         return entry, gone
 
-    async def _forget_endpoints(self, call: Call, key: str) -> None:
+    async def forget_endpoints(self, call: Call, key: str) -> None:
         """The Endpoints of a service go with it, within the request."""
         kind = self.server.catalog.find("", "v1", "endpoints")
         with contextlib.suppress(ApiError):

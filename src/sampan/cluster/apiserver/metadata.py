@@ -121,7 +121,7 @@ def uid_conflict(call: Call, wanted: str, present: str) -> ApiError:
     place = REGISTRY_PLACES.get(resource.plural, resource.plural)
     if call.served.crd is not None or resource.group in WHOLE_GROUPS:
         place = f"{resource.group}/{place}"
-    root = "" if call.dry_run and present else "/registry"
+    root = "" if call.dry_run else "/registry"
     return conflict(
         resource.plural, call.name,
         f"StorageError: invalid object, Code: 4, Key: {root}/{place}/{call.key}, ResourceVersion: 0,"

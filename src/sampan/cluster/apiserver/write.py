@@ -144,18 +144,16 @@ class Writer:
                 if kind.crd is not None:
                     decode.check_patched(kind, patched)
                 decode.check_object(patched)
-            except ApiError as error:
-                raise patching.refused(content, body, patched, error) from None
-            if kind.crd is not None:
-                decode.check_name(call, patched)
-                decode.check_same_kind(kind, patched)
-            try:
-                decode.check_kind(kind, patched)
+                if kind.crd is None:
+                    decode.check_kind(kind, patched)
                 decode.check_types(call, kind, patched)
-                decode.check_fields(call, kind, patched, repeated)
+                if kind.crd is None or decode.is_of(kind, patched):
+                    decode.check_fields(call, kind, patched, repeated)
             except ApiError as error:
                 raise patching.refused(content, body, patched, error) from None
             decode.check_name(call, patched)
+            if kind.crd is not None:
+                decode.check_same_kind(kind, patched)
             return patched
 
         return self.answer(call, await self.change(call, change))
@@ -366,6 +364,8 @@ class Writer:
             return Remove(json_copy(current.object))  # what watchers are told is what there was
 
         entry = await self._store(call, kind, call.key, mutate)
+        if gone is not None and kind.table == "/services" and not call.dry_run:
+            await self.server.deleter.forget_endpoints(call, call.key)
         return entry if gone is None else Entry(entry.key, 0, b"", {**gone, "metadata": carry.versioned(gone, entry)})
 
     async def _store(

@@ -92,7 +92,11 @@ def _own(body: Any) -> Any:
     if not isinstance(body, dict):
         return body
     if "pages" in body:
-        return {"pages": [_own(page) for page in body["pages"]]}
+        pages = [_own(page) for page in body["pages"]]
+        if any(page.get("kind") == "EventList" for page in pages):
+            # the real server tells of services whose addresses it finds amiss: pages are counted with its own events
+            return {"items": [item for page in pages for item in page.get("items") or (page,)]}
+        return {"pages": pages}
     if isinstance(items := body.get("items"), list):
         return {**body, "items": [item for item in items if item["metadata"]["name"] in NAMES]}
     if "rows" in body and isinstance(rows := body["rows"] or [], list):

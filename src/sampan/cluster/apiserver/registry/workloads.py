@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sampan.cluster.apiserver.registry.advice import pod_spec_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup, validate_selector
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
-from sampan.cluster.apiserver.registry.faults import Faults, maps, part_or_percent, sub
+from sampan.cluster.apiserver.registry.faults import DNS_LABEL, Faults, Structure, maps, part_or_percent, sub
 from sampan.cluster.apiserver.registry.podspec import validate_template
 from sampan.cluster.apiserver.registry.volumes import validate_claim
 from sampan.cluster.apiserver.strategy import Context
@@ -21,6 +21,21 @@ def _is_zero(value: Any) -> bool:
     return value == 0 or (isinstance(value, str) and not re.fullmatch("0*[1-9][0-9]*%?", value))
 
 
+def _at_most_all(faults: Faults, path: str, value: Any) -> None:
+    if isinstance(value, str) and re.fullmatch("[0-9]+%", value) and int(value[:-1]) > 100:
+        faults.invalid(path, value, "must not be greater than 100%")
+
+
+def _shown(strategy: Object, **rolling: Any) -> Structure:
+    """A strategy of updates as Go names it; `rolling`: its fields, and what they are when they are missing."""
+    given = strategy.get("rollingUpdate")
+    made = isinstance(given, dict) and {
+        name[0].upper() + name[1:]: absent if given.get(name) is None else given[name]
+        for name, absent in rolling.items()
+    }
+    return Structure({"Type": strategy.get("type") or "", "RollingUpdate": Structure(made) if made else None})
+
+
 _TEMPLATE: Rows = (("spec", {}), ("spec.template", {}), ("spec.template.spec", {}))
 """Structures that a built-in kind always has."""
 
@@ -29,6 +44,9 @@ class Workload(TableStrategy):
     """What has `spec.replicas`, `spec.selector` and `spec.template`."""
 
     noun: ClassVar[str] = ""
+    counts: ClassVar[tuple[str, ...]] = (
+        "replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"
+    )  # fmt: skip
     advised: ClassVar[str] = "spec"
     """Whose change brings the warnings of its template again."""
     immutable: ClassVar[tuple[str, ...]] = ("spec.selector",)
@@ -44,7 +62,7 @@ class Workload(TableStrategy):
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
-        for key in ("replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"):
+        for key in self.counts:
             faults.non_negative(f"spec.{key}", spec.get(key))
         validate_selector(faults, obj, self.noun, required=self.noun != "daemonset")
         validate_template(faults, obj)
@@ -76,9 +94,11 @@ class Deployment(Workload):
         super().validate(faults, obj)
         spec = sub(obj, "spec")
         strategy = sub(spec, "strategy")
-        faults.one_of("spec.strategy.type", strategy.get("type"), ("Recreate", "RollingUpdate"))
+        if strategy.get("type") not in (types := ("Recreate", "RollingUpdate")):
+            faults.one_of("spec.strategy", _shown(strategy, maxUnavailable=0, maxSurge=0), types, required=None)
+            return
         rolling = strategy.get("rollingUpdate")
-        if strategy.get("type") == "Recreate" and rolling is not None:
+        if strategy["type"] == "Recreate" and rolling is not None:
             faults.forbidden("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'")
         elif rolling is not None:
             unavailable, surge = rolling.get("maxUnavailable"), rolling.get("maxSurge")
@@ -88,10 +108,7 @@ class Deployment(Workload):
                 faults.invalid(
                     "spec.strategy.rollingUpdate.maxUnavailable", unavailable, "may not be 0 when `maxSurge` is 0"
                 )
-            if isinstance(unavailable, str) and unavailable[:-1].isdigit() and int(unavailable[:-1]) > 100:
-                faults.invalid(
-                    "spec.strategy.rollingUpdate.maxUnavailable", unavailable, "must not be greater than 100%"
-                )
+            _at_most_all(faults, "spec.strategy.rollingUpdate.maxUnavailable", unavailable)
         deadline = spec.get("progressDeadlineSeconds")
         if isinstance(deadline, int) and deadline <= (spec.get("minReadySeconds") or 0):
             faults.invalid("spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds")
@@ -155,6 +172,7 @@ _STATEFUL_MUTABLE = {
 class StatefulSet(Workload):
     optional = frozenset({"spec.template.spec.volumes[].name"})  # which count after the templates of claims
     noun = "statefulset"
+    counts = ("replicas", "minReadySeconds")
     immutable = ()
     rows: ClassVar[Rows] = (
         *_TEMPLATE,
@@ -194,18 +212,20 @@ class StatefulSet(Workload):
             "spec": {**spec, "template": {**sub(spec, "template"), "spec": {**template, "volumes": volumes}}},
         }
         super().validate(faults, checked if template else obj)
-        faults.one_of("spec.podManagementPolicy", spec.get("podManagementPolicy"), ("OrderedReady", "Parallel"))
-        strategy = sub(spec, "updateStrategy")
-        faults.one_of("spec.updateStrategy.type", strategy.get("type"), ("RollingUpdate", "OnDelete"))
-        if strategy.get("type") == "OnDelete" and strategy.get("rollingUpdate") is not None:
+        policy, strategy = spec.get("podManagementPolicy"), sub(spec, "updateStrategy")
+        if policy not in ("OrderedReady", "Parallel"):
+            faults.invalid("spec.podManagementPolicy", policy, "must be 'OrderedReady' or 'Parallel'")
+        where, given = "spec.updateStrategy", _shown(strategy, partition=0, maxUnavailable=None)
+        if given["Type"] == "RollingUpdate":
+            faults.non_negative(f"{where}.rollingUpdate.partition", sub(strategy, "rollingUpdate").get("partition"))
+        elif given["Type"] != "OnDelete":
+            faults.invalid(where, given, "must be 'RollingUpdate' or 'OnDelete'")
+        elif given["RollingUpdate"] is not None:
             faults.invalid(
-                "spec.updateStrategy.rollingUpdate",
-                strategy["rollingUpdate"],
-                "only allowed for updateStrategy 'RollingUpdate'",
+                f"{where}.rollingUpdate", given["RollingUpdate"], "only allowed for updateStrategy 'RollingUpdate'"
             )
-        faults.non_negative(
-            "spec.updateStrategy.rollingUpdate.partition", sub(strategy, "rollingUpdate").get("partition")
-        )
+        faults.non_negative("spec.ordinals.start", sub(spec, "ordinals").get("start"))
+        faults.name("spec.serviceName", spec.get("serviceName"), DNS_LABEL, required=False)
         for key in ("whenDeleted", "whenScaled"):
             where = f"spec.persistentVolumeClaimRetentionPolicy.{key}"
             faults.one_of(where, lookup(obj, where), ("Retain", "Delete"))
@@ -257,13 +277,21 @@ class DaemonSet(Workload):
 
     def validate(self, faults: Faults, obj: Object) -> None:
         super().validate(faults, obj)
-        strategy = sub(obj, "spec", "updateStrategy")
-        faults.one_of("spec.updateStrategy.type", strategy.get("type"), ("RollingUpdate", "OnDelete"))
+        strategy, where = sub(obj, "spec", "updateStrategy"), "spec.updateStrategy"
+        if strategy.get("type") not in (types := ("RollingUpdate", "OnDelete")):
+            faults.one_of(where, _shown(strategy, maxUnavailable=0, maxSurge=0), types, required=None)
         rolling = sub(strategy, "rollingUpdate")
+        if strategy.get("type") != "RollingUpdate" or not rolling:
+            return
         for key in ("maxUnavailable", "maxSurge"):
-            part_or_percent(faults, f"spec.updateStrategy.rollingUpdate.{key}", rolling.get(key))
-        if rolling and _is_zero(rolling.get("maxUnavailable")) and _is_zero(rolling.get("maxSurge")):
-            faults.required("spec.updateStrategy.rollingUpdate.maxUnavailable", "cannot be 0 when maxSurge is 0")
+            part_or_percent(faults, f"{where}.rollingUpdate.{key}", rolling.get(key))
+            _at_most_all(faults, f"{where}.rollingUpdate.{key}", rolling.get(key))
+        nothing = [_is_zero(rolling.get(key)) for key in ("maxUnavailable", "maxSurge")]
+        if not any(nothing):
+            fault = "may not be set when maxUnavailable is non-zero"
+            faults.invalid(f"{where}.rollingUpdate.maxSurge", rolling.get("maxSurge"), fault)
+        elif all(nothing):
+            faults.required(f"{where}.rollingUpdate.maxUnavailable", "cannot be 0 when maxSurge is 0")
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["metadata"].setdefault("annotations", {})[TEMPLATE_GENERATION] = "1"
