@@ -207,8 +207,8 @@ class Side:
 
 
 def _bare(seen: dict[str, Any]) -> dict[str, Any]:
-    """An object without its type, and without the empty maps of metadata that upstream stores for a custom object, shows
-    in a list, and loses with the next update."""
+    """An object without its type, and without the empty maps of metadata that upstream stores for a custom object,
+    shows in a list, and loses with the next update."""
     metadata = {key: item for key, item in seen["metadata"].items() if item != {}}
     return {key: item for key, item in seen.items() if key not in {"apiVersion", "kind"}} | {"metadata": metadata}
 
