@@ -79,6 +79,11 @@ class Deployment(Workload):
         ("spec.progressDeadlineSeconds", 600),
     )
 
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        """Its annotations are those of its replica sets, too: another one is a change of it."""
+        noted = [obj and (lookup(obj, "metadata.annotations") or {}) for obj in (new, old)]
+        return super().warnings(new, old if noted[0] == noted[1] else None)
+
     def default(self, obj: Object) -> None:
         super().default(obj)
         strategy = sub(obj, "spec", "strategy")
