@@ -97,14 +97,20 @@ def fill(schema: Schema, value: Any) -> Any:
         for name, child in schema.properties.items() if not schema.structural else ():
             if name not in value and name not in schema.omitted and child.default in ("", 0, {}):
                 value[name] = {} if child.default == {} else child.default
-            if name in schema.omitted and value.get(name) in ("", 0):
-                value.pop(name, None)
+            if name in value and _is_left_out(schema, name, child, value[name]):
+                del value[name]
             if name in value:
                 fill(child, value[name])
     elif isinstance(value, list):
         for item in value:
             fill(schema.items, item)
     return value
+
+
+def _is_left_out(schema: Schema, name: str, child: Schema, value: Any) -> bool:
+    if value is None or value in ({}, []):
+        return name not in schema.required and (value is None or is_collection(child))
+    return name in schema.omitted and value in ("", 0)
 
 
 def of(schema: Schema) -> dict[str, Any]:

@@ -66,6 +66,9 @@ def test_an_autoscaler_is_applied_in_both_versions(wire: Wire, ns: str) -> None:
     turned = wire.apply(path("v1"), {**scaler("v1"), "spec": {"scaleTargetRef": target, "maxReplicas": 5}}, "m1")
     assert (turned.code, turned["spec"]["minReplicas"]) == (200, 1), "what is dropped goes, whatever the version"
     assert turned["spec"]["targetCPUUtilizationPercentage"] == 50
+    for version, manager in (("v1", "m3"), ("v2", "m4")):
+        unlabelled = {**scaler(version), "metadata": {"name": "h", "labels": {}}, "spec": {"maxReplicas": 5}}
+        assert wire.apply(path(version), unlabelled, manager).code == 200, "no labels are the same in both"
 
 
 def test_what_a_version_does_not_know_is_lost_by_an_apply_of_nothing(wire: Wire, roots: tuple[str, str]) -> None:
