@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.cluster.address import Slice, keep_port
 from sampan.cluster.start import AUTO, LOOPBACK, MODES, PODS, Certificates, Phases
-from sampan.imports import without
+from sampan.imports import courteous, without
 
 with without("typing_extensions"):  # msgspec takes nothing from it that typing has not
     import msgspec
@@ -52,8 +51,6 @@ CANNOT = {
 """What each mode cannot do, for `sampan status`."""
 NODE = ("sampan.cluster.controllers", "sampan.cluster.kubelet.kubelet", "sampan.cluster.proxy.proxy")
 """What is imported while the API answers already."""
-SWITCH_SECONDS = 0.0005
-"""How long an importing thread keeps a request waiting that has come meanwhile; Python's own is ten times as much."""
 
 
 class NetworkRefused(Exception):
@@ -305,13 +302,9 @@ class Cluster:
 
 async def _imported(*names: str) -> None:
     """Import on another thread, so that whoever asks is answered meanwhile."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    try:
+    with courteous():
         for name in names:
             await asyncio.to_thread(importlib.import_module, name)
-    finally:
-        sys.setswitchinterval(before)
 
 
 def run(cluster: Cluster) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from sampan.imports import without
+from sampan.imports import courteous, without
 from sampan.service.bindings import Binding
 from sampan.service.messaging.letters import from_headers, to_headers
 from sampan.service.messaging.port import (
@@ -93,7 +93,8 @@ class NatsBroker(Broker):
         if "nats.js.errors" in sys.modules:
             _library()
         else:
-            await asyncio.to_thread(_library)  # whoever asks meanwhile is answered
+            with courteous():  # whoever asks meanwhile is answered
+                await asyncio.to_thread(_library)
         await self._reach(self._dial)
         self._connected()
 
