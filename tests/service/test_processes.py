@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -142,12 +144,15 @@ def finish(what: tuple[str, str], name: str, directory: Path, environment: dict[
 
 
 class Running:
+    started: ClassVar[list[Running]] = []
+
     def __init__(self, name: str, directory: Path, environment: dict[str, str]) -> None:
         self.port, self.log = int(environment["PORT"]), directory / "out.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command(SERVE, name), cwd=directory, env=environment, stdout=log, stderr=log
             )
+        self.started.append(self)
 
     def get(self, path: str) -> tuple[int, bytes]:
         try:
@@ -164,6 +169,14 @@ class Running:
             assert self.process.poll() is None and time.monotonic() < give_up, self.log.read_text()
             time.sleep(0.02)
         return self
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left() -> Iterator[None]:
+    """What a test that failed had started ends too."""
+    yield
+    while Running.started:
+        Running.started.pop().process.kill()
 
 
 def test_migrate_then_job(directory: Path, environment: dict[str, str]) -> None:
