@@ -280,3 +280,40 @@ def test_the_fields_of_a_patch_are_told_of_before_its_name(wire: Wire, ns: str) 
     wire.post(autoscalers(ns, "v2"), {"metadata": {"name": "h"}, "spec": spec})
     twice = wire.request("PATCH", path, '{"odd": 1, "odd": 2}', content_type=MERGE, dryRun="All")
     assert sorted(twice.warnings) == ['299 - "duplicate field \\"odd\\""', '299 - "unknown field \\"odd\\""']
+
+
+def test_a_url_of_a_webhook_that_is_wrong_twice(wire: Wire) -> None:
+    hook = {"name": "a.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"]}
+    body = {"metadata": {"name": "fault"}, "webhooks": [{**hook, "clientConfig": {"url": ""}}]}
+    refused = wire.post("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", body)
+    assert fields(refused) == {"webhooks[0].clientConfig.url"}
+    assert len(refused.causes) == 2
+
+
+def test_metadata_of_a_budget_are_checked_last_when_it_is_new(wire: Wire, ns: str) -> None:
+    path, wrong = f"/apis/policy/v1/namespaces/{ns}/poddisruptionbudgets", {"finalizers": ["bad finalizer"]}
+    assert wire.post(path, {"metadata": {"name": "a"}, "spec": {"minAvailable": 1}}).code == 201
+    new = wire.post(path, {"metadata": {"name": "b", **wrong}, "spec": {"minAvailable": "x"}})
+    assert fields(new) == {"spec.minAvailable"}
+    changed = wire.patch(f"{path}/a", {"metadata": wrong, "spec": {"minAvailable": "x"}})
+    assert fields(changed) == {"spec.minAvailable", "metadata.finalizers"}
+
+
+def test_rows_show_the_metadata_of_what_is_stored(wire: Wire, ns: str) -> None:
+    spec = {
+        "scaleTargetRef": {"apiVersion": "x/v1", "kind": "X", "name": "a"}, "maxReplicas": 1,
+        "behavior": {"scaleUp": {"selectPolicy": "Min"}},
+    }  # fmt: skip
+    wire.post(autoscalers(ns, "v2"), {"metadata": {"name": "h"}, "spec": spec})
+    table = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    (row,) = wire.request("GET", f"{autoscalers(ns, 'v1')}/h", headers=table)["rows"]
+    assert "annotations" not in row["object"]["metadata"]
+
+
+def test_labels_by_way_of_the_status_are_those_of_the_template_sent(wire: Wire, ns: str) -> None:
+    path = core(ns, "replicationcontrollers")
+    wire.post(path, {"metadata": {"name": "r"}, "spec": {"replicas": 0, "template": template()}})
+    other = {**template(), "metadata": {"labels": {"app": "y"}}}
+    sent = {"metadata": {"name": "r"}, "spec": {"template": other}, "status": {"replicas": 0}}
+    changed = wire.put(f"{path}/r/status", sent)
+    assert (changed["metadata"]["labels"], changed["spec"]["selector"]) == ({"app": "y"}, {"app": "x"})

@@ -16,6 +16,8 @@ from sampan.kube.objects import Object
 POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
 """Subresources of a pod that change only these fields of its spec."""
 
+LABELLED = {"ReplicationController"}
+"""Kinds whose labels have defaults, by what is sent even where only its status is kept."""
 SERVER_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
 
@@ -65,7 +67,7 @@ def is_owned_as_sent(kind: Kind) -> bool:
     may be unknowable by it, and a kind may have metadata by its spec."""
     if kind.crd is None:
         return kind.resource.kind in LABELLED
-    return kind.view is not None
+    return kind.view is not None and kind.converter is None
 
 
 def without_spec(obj: Object, status: Any) -> Object:

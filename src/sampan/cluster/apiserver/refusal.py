@@ -9,7 +9,7 @@ from sampan.cluster.apiserver.catalog import Kind
 from sampan.kube.errors import Cause
 
 APART = {("policy", "PodDisruptionBudget"), ("", "Event")}
-"""Kinds whose metadata are checked only where nothing else is wrong with them."""
+"""Kinds whose metadata are checked only where nothing else is wrong with them, when they are new."""
 
 
 _INDEX = re.compile(r"\[\d+\]")
@@ -22,13 +22,15 @@ def without(optional: frozenset[str], causes: list[Cause]) -> list[Cause]:
     return [c for c in causes if c.reason != "FieldValueRequired" or _INDEX.sub("[]", c.field) not in optional]
 
 
-def all_causes(kind: Kind, metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Cause]]) -> list[Cause]:
+def all_causes(
+    kind: Kind, metadata: list[Cause], typed: list[Cause], more: Callable[[], list[Cause]], *, fresh: bool
+) -> list[Cause]:
     """Every fault at once. The kind's own checks run only where the types are right; what the schema requires is said
     only where they say nothing of the same field."""
     if any(cause.reason != "FieldValueRequired" for cause in typed):
         return metadata + typed
     own = more()
-    if not own or (kind.resource.group, kind.resource.kind) not in APART:
+    if not own or not fresh or (kind.resource.group, kind.resource.kind) not in APART:
         own = metadata + own
     else:
         typed = [cause for cause in typed if not cause.field.startswith("metadata.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from sampan.cluster.apiserver import conversion
 from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.catalog import Kind
 from sampan.kube.errors import ApiError
@@ -60,6 +61,9 @@ def _rows(kind: Kind, objects: list[Object], include: str) -> list[dict[str, Any
     from sampan.cluster.apiserver.columns import cells
 
     rows = []
+    stored = (
+        kind.storage if kind.crd is None and kind.storage is not kind.resource else None
+    )  # whose metadata are shown
     for obj in objects:
         row: dict[str, Any] = {"cells": cells(kind.columns, obj)}
         if kind.resource.kind == "DaemonSet":
@@ -67,7 +71,7 @@ def _rows(kind: Kind, objects: list[Object], include: str) -> list[dict[str, Any
         if include == "Object":
             row["object"] = obj
         elif include != "None":
-            row["object"] = partial(obj)
+            row["object"] = partial(obj if stored is None else conversion.convert(obj, stored))
         rows.append(row)
     return rows
 

@@ -281,7 +281,7 @@ class Writer:
             metadata_causes = causes_of(kind, new, name)
             causes = self._schema_causes(kind, new, None) + patching.scale_causes(kind, new)
             own = lambda: kind.strategy.validate_create(new)  # noqa: E731
-            self._refuse(kind, name, all_causes(kind, metadata_causes, causes, own))
+            self._refuse(kind, name, all_causes(kind, metadata_causes, causes, own, fresh=True))
             self.server.gate.validate(call, new, None)
             call.warnings.extend(self._warnings(kind, new, None))
             if current is not None:  # last, as upstream: what is wrong with the object is said first
@@ -324,6 +324,8 @@ class Writer:
             if not tracked and call.subresource == "status" and carry.is_owned_as_sent(kind):
                 sent = self.settle(kind, json_copy(new))
                 patching.track(old, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
+            if call.subresource == "status" and kind.resource.kind in carry.LABELLED:
+                kind.strategy.default(new)
             carry.carry_over(call, kind, new, old)
             if not bare:
                 new = self.settle(kind, new, applied=tracked)
@@ -347,7 +349,7 @@ class Writer:
             metadata_causes = causes_of(kind, new, call.name) + finalizer_causes(new, old)
             causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
             more = lambda: kind.strategy.validate_update(new, old) + emptied  # noqa: E731
-            self._refuse(kind, call.name, all_causes(kind, metadata_causes, causes, more))
+            self._refuse(kind, call.name, all_causes(kind, metadata_causes, causes, more, fresh=False))
             if kind.crd is not None or call.subresource != "status":  # of a built-in one, its spec was told of before
                 call.warnings.extend(self._warnings(kind, new, old))
             if call.subresource != "binding":  # where a pod runs is no change of what it is

@@ -178,12 +178,13 @@ def _conversion(faults: Faults, conversion: Object) -> None:
     if bool(url) == (service is not None):
         faults.required(where, "exactly one of url or service is required")
     elif url:
-        _url(faults, str(url), f"{where}.url")
+        validate_url(faults, str(url), f"{where}.url")
     else:
         _service(faults, service, f"{where}.service")
 
 
-def _url(faults: Faults, url: str, where: str) -> None:
+def validate_url(faults: Faults, url: str, where: str) -> None:
+    """Where a webhook is."""
     form = "; desired format: https://host[/path]"
     try:
         parts = urlsplit(url)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
+from sampan.cluster.apiserver.registry.definitions import validate_url
 from sampan.cluster.apiserver.registry.faults import DNS_1035_LABEL, DNS_SUBDOMAIN, Faults, maps, sub
 from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
@@ -28,20 +29,15 @@ class Webhooks(TableStrategy):
             where, config = f"webhooks[{index}]", sub(hook, "clientConfig")
             if hook.get("name") and hook["name"] in [one.get("name") for one in hooks[:index]]:
                 faults.duplicate(f"{where}.name", hook["name"])
-            if (url := config.get("url")) and not url.startswith("https://"):
-                scheme = url.partition("://")[0] if "://" in url else ""
-                faults.invalid(
-                    f"{where}.clientConfig.url",
-                    scheme,
-                    "'https' is the only allowed URL scheme; desired format: https://host[/path]",
-                )
+            if (url := config.get("url")) is not None:
+                validate_url(faults, str(url), f"{where}.clientConfig.url")
             if not hook.get("name"):
                 faults.required(f"{where}.name")
             elif hook["name"].count(".") < 2:
                 faults.invalid(
                     f"{where}.name", hook["name"], "should be a domain with at least three segments separated by dots"
                 )
-            if bool(config.get("url")) == (config.get("service") is not None):
+            if (url is None) == (config.get("service") is None):
                 faults.required(f"{where}.clientConfig", "exactly one of url or service is required")
             if hook.get("matchConditions"):
                 from sampan.cluster.apiserver.admission.checks import match_conditions

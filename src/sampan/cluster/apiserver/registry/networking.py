@@ -83,6 +83,8 @@ def _rule_path(faults: Faults, entry: Object, path: str) -> None:
 
 
 class Ingress(TableStrategy):
+    optional = frozenset({"spec.rules[].http.paths[].backend.service.name"})  # not asked for without a type of the path
+
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"loadBalancer": {}}
 
