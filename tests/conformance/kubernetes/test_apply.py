@@ -387,3 +387,27 @@ def test_labels_an_object_has_by_its_template_are_nobodys_by_its_status(wire: Wi
     seen = wire.put(f"{path}/status", body, fieldManager="m2")
     assert seen["metadata"]["labels"] == {"a": "b"}
     assert [key for key, fields in owned(seen).items() if "f:metadata" in fields] == []
+
+
+@pytest.mark.parametrize(
+    ("entries", "left"),
+    [
+        ([{"manager": "x", "apiVersion": "v9"}], {}),
+        ([{"manager": "x", "apiVersion": "v9"}, {"manager": "y"}], {"y": {"f:data": {"f:k": {}}}}),
+        ([{"manager": "x"}, {"manager": "x"}], {"x": {"f:data": {"f:k": {}}}}),
+        ([{"manager": "x", "fieldsV1": {".": {}}}], {}),
+        ([{"manager": "x", "fieldsV1": {"x:y": {}, "f:data": {"y:z": {}}}}], {"x": {"f:data": {}}}),
+        ([{"manager": "x", "fieldsV1": {"f:data": {"k:{": {}}}}], {"m": {"f:data": {".": {}, "f:k": {}}}}),
+        ([{"manager": "x", "fieldsV1": "x"}], {"m": {"f:data": {".": {}, "f:k": {}}}}),
+        ([{"manager": "x", "operation": "Odd"}], {"m": {"f:data": {".": {}, "f:k": {}}}}),
+        ([{}, {}], {"m": {"f:data": {".": {}, "f:k": {}}}}),
+        ([{}], {}),
+        ([], {}),
+    ],
+)
+def test_owners_a_write_tells_of(wire: Wire, ns: str, entries: list[Object], left: Object) -> None:
+    wire.post(maps(ns), config(k="1"), fieldManager="m")
+    whole = {"operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {"f:k": {}}}}
+    told = [{**whole, **entry} if entry else entry for entry in entries]
+    reply = wire.patch(maps(ns, "a"), {"metadata": {"managedFields": told}})
+    assert (reply.code, {key[0]: fields for key, fields in owned(reply).items()}) == (200, left)

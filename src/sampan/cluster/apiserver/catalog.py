@@ -192,7 +192,7 @@ class Kind:
     @cached_property
     def view(self) -> View | None:
         """How objects are seen in other versions of the kind, for who owns what; None where there are none."""
-        if self.converter is not None or (self.crd is not None and len(self.crd["spec"]["versions"]) < 2):
+        if self.crd is not None and len(self.crd["spec"]["versions"]) < 2:
             return None
         if self.crd is None and not conversion.has_versions(self.storage):
             return None
@@ -202,6 +202,8 @@ class Kind:
             group, _, version = api_version.rpartition("/")
             if node is None or group != self.resource.group:  # events of another group are of no version of these
                 return None
+            if self.converter is not None:  # which is not asked for this: all versions are taken for the present one
+                return self.schema, lambda obj: obj
             other = replace(self.resource, group=group, version=version)
             if self.crd is not None:
                 return node, lambda obj: conversion.convert(obj, other)

@@ -362,7 +362,7 @@ class Writer:
             made = new if kind.crd is None else kind.inward(new)
             if not finished(made):
                 return made
-            gone = made
+            gone = made if kind.crd is None else new
             return Remove(json_copy(current.object))  # what watchers are told is what there was
 
         entry = await self._store(call, kind, call.key, mutate)

@@ -96,21 +96,19 @@ def _pruned(merged: Object, schema: Schema, before: Entry, managers: Managers, v
     version = merged.get("apiVersion", "")
     owned: dict[str, Fields] = {version: _ITSELF}
     for entry in managers.values():
-        each = version if view is None else entry.api_version
-        owned[each] = sets.union(owned.get(each, {}), entry.fields)
+        owned[entry.api_version] = sets.union(owned.get(entry.api_version, {}), entry.fields)
 
     def seen(obj: Object, at: str, word: str) -> tuple[Schema, Object] | None:
         if at == version and obj.get("apiVersion") == version:
             return schema, obj
-        assert view is not None
-        found = view(at)
+        found = None if view is None else view(at)
         if found is None or at == obj.get("apiVersion"):
             return found and (found[0], obj)
         made = found[1](obj)
         managed.readable(found[0], made, word)
         return found[0], made
 
-    return prune.prune(merged, version, (version if view is None else before.api_version, before.fields), owned, seen)
+    return prune.prune(merged, version, (before.api_version, before.fields), owned, seen)
 
 
 def _check_views(managers: Managers, obj: Object | None, version: str, view: View | None) -> None:

@@ -171,6 +171,25 @@ def _shown(value: Any) -> str:
     return _entries(value) if isinstance(value, dict) else json.dumps(value)
 
 
+def cleaned(fields: Any) -> Fields:
+    """A set as it was given, without path elements of unknown kinds. Raises ValueError for what is no set."""
+    if not isinstance(fields, dict):
+        raise ValueError("a set of fields is an object")
+    kept = {}
+    for key, child in fields.items():
+        kind, _, rest = key.partition(":")
+        if kind in _JSON and not isinstance(json.loads(rest), _JSON[kind]):
+            raise ValueError(f"no path element: {key}")
+        inner = cleaned(child)
+        if key == "." or kind == "f" or kind in _JSON:
+            kept[key] = inner
+    return kept
+
+
+_JSON: dict[str, type] = {"k": dict, "v": object, "i": int}
+"""Kinds of path elements that hold JSON."""
+
+
 # -- walks over objects ----------------------------------------------------------------------------------------------
 
 

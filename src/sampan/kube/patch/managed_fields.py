@@ -51,7 +51,7 @@ Managers = dict[Manager, Entry]
 
 
 def load(entries: Iterable[dict[str, Any]] | None) -> Managers:
-    """The entries of an object. One of another format than FieldsV1 is left out."""
+    """The entries of an object. One of another format than FieldsV1 is left out; nobody owns the whole object."""
     found: Managers = {}
     for entry in entries or ():
         if entry.get("fieldsType", "FieldsV1") != "FieldsV1" or "operation" not in entry:
@@ -60,7 +60,10 @@ def load(entries: Iterable[dict[str, Any]] | None) -> Managers:
         manager = Manager(
             entry.get("manager", ""), operation, version if operation == UPDATE else "", entry.get("subresource", "")
         )
-        found[manager] = Entry(entry.get("fieldsV1") or {}, entry.get("time"), version)
+        fields = entry.get("fieldsV1") or {}
+        if "." in fields:
+            fields = {element: child for element, child in fields.items() if element != "."}
+        found[manager] = Entry(fields, entry.get("time"), version)
     return found
 
 
@@ -77,6 +80,8 @@ def dump(managers: Managers) -> list[dict[str, Any]]:
             "fieldsType": "FieldsV1",
             "fieldsV1": entry.fields,
         }
+        if not manager.name:
+            del out["manager"]
         if entry.time:
             out["time"] = entry.time
         if manager.subresource:
@@ -122,11 +127,18 @@ def is_reset(entries: Any) -> bool:
     return isinstance(entries, list) and (not entries or (len(entries) == 1 and not entries[0]))
 
 
-def _are_readable(entries: Any) -> bool:
-    return isinstance(entries, list) and all(
-        entry.get("operation") in (APPLY, UPDATE) and entry.get("apiVersion") and entry.get("fieldsType") == "FieldsV1"
-        for entry in entries
-    )
+def _as_told(entries: Any) -> list[dict[str, Any]]:
+    """The entries a write brings, in which sets are sets; none where one of them cannot be read."""
+    told = []
+    for entry in entries if isinstance(entries, list) else ():
+        known = entry.get("operation") in (APPLY, UPDATE) and entry.get("fieldsType") == "FieldsV1"
+        try:
+            told.append({**entry, "fieldsV1": sets.cleaned(entry.get("fieldsV1") or {})})
+        except ValueError:
+            known = False
+        if not known or not entry.get("apiVersion"):
+            return []
+    return told
 
 
 def _take_from(managers: Managers, other: Manager, paths: Fields) -> None:
@@ -192,7 +204,7 @@ def NO_RESET(_: str) -> Fields:
 class Changes:
     """What changes between two objects, as each version sees it, but for what is `reset`. Raises Unconvertible.
 
-    `schema` and the objects are of the version `version`; without a `view` all versions are seen as that one.
+    `schema` and the objects are of the version `version`; without a `view` there is no other.
     """
 
     def __init__(  # noqa: PLR0917
@@ -213,10 +225,8 @@ class Changes:
 
     def at(self, version: str) -> tuple[Fields, Fields] | None:
         """(set, removed); None for a version there is not any more."""
-        if self._view is None:
-            return next(iter(self._found.values()))
         if version not in self._found:
-            found = self._view(version)
+            found = self._view(version) if self._view is not None else None
             if found is None:
                 return None
             schema, convert = found
@@ -276,9 +286,10 @@ def track_update(
     """
     stored = live["metadata"].get("managedFields") if live else None
     brought = new["metadata"].get("managedFields") if subresource is None else stored
-    if is_reset(brought):
+    if live is not None and is_reset(brought):
         return with_entries(new, [])
-    base = brought if live is not None and brought and _are_readable(brought) else stored
+    told = _as_told(brought) if live is not None and brought and brought != stored else []
+    base = told or stored
     if live is not None and not base:
         return with_entries(new, [])  # ownership was never kept or was forgotten: it starts with the next apply
     version = api_version or new.get("apiVersion", "")
@@ -295,7 +306,7 @@ def track_update(
         seen.take_away(managers, who)
     except Unconvertible:
         return with_entries(new, [])
-    if not changed and not removed and managers == before:
+    if not told and not changed and not removed and managers == before:
         return new if new["metadata"].get("managedFields") is base else with_entries(new, base or [])
     entry = managers.get(who)
     owned = sets.union(sets.difference(entry.fields, removed), changed) if entry else changed

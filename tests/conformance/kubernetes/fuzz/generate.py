@@ -194,6 +194,33 @@ def update_part(rng: random.Random, kind: str, path: str, obj: Object) -> Operat
     return Operation("PATCH", path, {"metadata": {"labels": labels(rng)}} | _reduced(rng, obj, 6), form, query)
 
 
+def tell_owners(rng: random.Random, kind: str, path: str, obj: Object) -> Operation:
+    """A patch that says who owns what: in this version and others, of fields that are there and are not."""
+    names = [key for key in obj if key not in ("apiVersion", "kind", "metadata")]
+    places: list[Object] = [
+        {"f:metadata": {"f:labels": {"f:app": {}}}},
+        {"f:spec": {".": {}, "f:nope": {}}},
+        {},
+        {"x:y": {}},
+    ]
+    places += [{f"f:{name}": {}} for name in names]
+    entries: list[Object] = [
+        {
+            "manager": rng.choice(MANAGERS),
+            "operation": rng.choice(
+                ["Apply", "Update", "Update", "Odd"] if rng.random() < 0.1 else ["Apply", "Update"]
+            ),
+            "apiVersion": rng.choice([obj["apiVersion"]] * 8 + ["v9", ""]),
+            "fieldsType": "FieldsV1",
+            "fieldsV1": rng.choice(places),
+            **rng.choice([{}, {}, {"subresource": "status"}]),
+        }
+        for _ in range(rng.randint(1, 3))
+    ]
+    entries = rng.choice([entries, entries, entries, [], [{}]])
+    return Operation("PATCH", path, {"metadata": {"managedFields": entries, "labels": labels(rng)}}, MERGE)
+
+
 def _reduced(rng: random.Random, obj: Object, most: int) -> Object:
     """An object without its metadata and up to `most` of its fields; some are emptied or null instead."""
     part = copy.deepcopy({key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata")})
@@ -292,7 +319,7 @@ MIXES: dict[str, tuple[tuple[int, Maker], ...]] = {
     "ownership": (
         (12, create), (4, create_as_kubectl), (5, patch_as_kubectl), (12, apply_as_kubectl), (10, update),
         (4, merge_patch), (4, strategic_patch), (2, json_patch), (20, apply), (14, subresource), (4, delete),
-        (20, apply_part), (10, update_part),
+        (20, apply_part), (10, update_part), (3, tell_owners),
     ),
 }  # fmt: skip
 """What is asked, and how often: of everything, or mostly of who owns what."""
