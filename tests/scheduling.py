@@ -29,13 +29,14 @@ TOGETHER: Final = {
     # whole clusters: with addresses, interfaces and groups of the kernel, at which some of these tests look
     "clusters": re.compile(r"tests/(cli|clients|docs|system|cluster/(kubelet|network|proxy|test_process\.py))\b"),
     # one server of a kind is enough, and some take long to start
-    "real control plane": re.compile(r"tests/conformance/kubernetes/.*[\[-](real|given)\b"),
-    "embedded control plane": re.compile(r"tests/conformance/kubernetes/"),
     "Kafka": re.compile(r"tests/conformance/ports/.*[\[-]kafka\b"),
     "RabbitMQ": re.compile(r"tests/conformance/ports/.*[\[-]rabbitmq\b"),
+    "real control plane": re.compile(r"tests/conformance/kubernetes/.*[\[-](real|given)\b"),
+    "embedded control plane": re.compile(r"tests/conformance/kubernetes/"),
     "NATS": re.compile(r"tests/conformance/ports/.*[\[-]nats\b"),
 }
-"""Tests that share a session's servers, or what a machine has once. The first row that finds a test's name has it."""
+"""Tests that share a session's servers, or what a machine has once; the longest first. The first row that finds the
+name of a test has it."""
 _ALONE: Final = "alone"
 
 
@@ -48,27 +49,43 @@ def unit(test: str) -> str:
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Units to workers, the one with the most tests first; ALONE when every worker but one has ended."""
+    """Units to workers: those of TOGETHER first, then the files, those with most tests first; ALONE when every worker
+    but one has ended."""
 
     def _split_scope(self, nodeid: str) -> str:
         return unit(nodeid)
 
     def remove_node(self, node: Any) -> str | None:
-        crashed: str | None = super().remove_node(node)
-        for left in self.nodes:  # what waited to be alone may be it now
-            self._reschedule(left)
-        return crashed
+        """What a worker that died left goes to others, but for the test it died in, which is given back: run again, it
+        would kill the next."""
+        left = {name: tests for name, tests in self.assigned_work.pop(node).items() if not all(tests.values())}
+        died_in: str | None = None
+        for tests in list(left.values())[:1]:
+            died_in = next(test for test, done in tests.items() if not done)
+            tests[died_in] = True
+        self.workqueue.update({name: tests for name, tests in left.items() if not all(tests.values())})
+        for other in self.nodes:  # what waited to be alone may be it now
+            self._reschedule(other)
+        return died_in
 
     def _assign_work_unit(self, node: Any) -> None:
+        first = next((name for name in TOGETHER if name in self.workqueue), "")
+        if first:
+            self.workqueue.move_to_end(first, last=False)
         if _ALONE in self.workqueue:
             self.workqueue.move_to_end(_ALONE)
         if not self._only_alone_is_left() or len(self.nodes) == 1:
             super()._assign_work_unit(node)
 
     def _reschedule(self, node: Any) -> None:
+        if node not in self.registered_collections:
+            return  # it has just begun
         if self._only_alone_is_left() and any(not other.shutting_down for other in self.nodes if other is not node):
             node.shutdown()  # it ends with what it has
-        else:
+            return
+        super()._reschedule(node)
+        # a worker begins a test when it has the next, or knows that there is none
+        if self._pending_of(self.assigned_work[node]) < 2 and not (self._only_alone_is_left() and len(self.nodes) > 1):
             super()._reschedule(node)
 
     def _only_alone_is_left(self) -> bool:

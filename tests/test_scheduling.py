@@ -42,6 +42,12 @@ def test_alone():
 def test_fails():
     assert "this" == "shown"
 """
+DIES = """
+import os
+def test_dies():
+    os._exit(3)
+def test_after(): ...
+"""
 
 
 def test_units_run_beside_each_other_and_the_rest_alone(tmp_path: Path) -> None:
@@ -49,6 +55,7 @@ def test_units_run_beside_each_other_and_the_rest_alone(tmp_path: Path) -> None:
         "conftest.py": CONFTEST,
         "tests/service/test_a.py": BESIDE.format(other="test_b", longer=0),
         "tests/service/test_b.py": BESIDE.format(other="test_a", longer=0.5),
+        "tests/cli/test_cli.py": DIES,
         "tests/system/test_shop_c.py": LAST,
         "tests/system/test_shop_d.py": LAST,
     }.items():
@@ -61,8 +68,9 @@ def test_units_run_beside_each_other_and_the_rest_alone(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "2 failed, 4 passed, 2 skipped" in done.stdout
+    assert "3 failed, 5 passed, 2 skipped" in done.stdout
     assert "FAILED tests/system/test_shop_c.py::test_fails - AssertionError" in done.stdout
+    assert "crashed while running 'tests/cli/test_cli.py::test_dies'" in done.stdout
     assert "not test_b" in done.stdout
     assert len(list((tmp_path / "tests/system").glob("gw*"))) == 1  # one worker had them all
 
