@@ -67,7 +67,7 @@ def is_owned_as_sent(kind: Kind) -> bool:
     may be unknowable by it, and a kind may have metadata by its spec."""
     if kind.crd is None:
         return kind.resource.kind in LABELLED
-    return kind.view is not None and kind.converter is None
+    return kind.converter is None and len(kind.crd["spec"]["versions"]) > 1
 
 
 def without_spec(obj: Object, status: Any) -> Object:

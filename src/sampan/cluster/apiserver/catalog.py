@@ -192,14 +192,15 @@ class Kind:
     @cached_property
     def view(self) -> View | None:
         """How objects are seen in other versions of the kind, for who owns what; None where there are none."""
-        if self.crd is not None and len(self.crd["spec"]["versions"]) < 2:
-            return None
         if self.crd is None and not conversion.has_versions(self.storage):
             return None
+        from sampan.kube.patch.managed_fields import Unconvertible
 
         def seen(api_version: str) -> tuple[Schema, Callable[[Object], Object]] | None:
             node = self.schema_at(api_version)
             group, _, version = api_version.rpartition("/")
+            if node is None and self.crd is not None:
+                raise Unconvertible(f"request to convert CR to an invalid group/version: {api_version}")
             if node is None or group != self.resource.group:  # events of another group are of no version of these
                 return None
             if self.converter is not None:  # which is not asked for this: all versions are taken for the present one

@@ -306,7 +306,7 @@ def track_update(
         seen.take_away(managers, who)
     except Unconvertible:
         return with_entries(new, [])
-    if not told and not changed and not removed and managers == before:
+    if not told and not changed and not removed and managers == before and len(managers) == len(base or ()):
         return new if new["metadata"].get("managedFields") is base else with_entries(new, base or [])
     entry = managers.get(who)
     owned = sets.union(sets.difference(entry.fields, removed), changed) if entry else changed

@@ -108,7 +108,7 @@ def repeated(rng: random.Random, obj: Object) -> str:
     text = json.dumps(obj)
     starts = [place for place, sign in enumerate(text) if sign == "{" and text[place + 1] == '"']
     place = rng.choice(starts) + 1
-    name = text[place : text.index(":", place) + 1]
+    name = text[place : text.index('":', place) + 2]
     return f"{text[:place]}{name} {json.dumps(rng.choice(STRANGE[:6]))}, {text[place:]}"
 
 

@@ -81,6 +81,8 @@ class Pod(TableStrategy):
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
         if isinstance(new.get("status"), dict):
             new["status"]["qosClass"] = lookup(old, "status.qosClass") or new["status"].get("qosClass")
+            if ctx.subresource == "status":
+                _keep_observed(new["status"], sub(old, "status"))
         spec, before = new.get("spec"), sub(old, "spec")
         if isinstance(spec, dict) and ctx.subresource is None:
             for key in ("priority", "preemptionPolicy"):
@@ -132,6 +134,20 @@ class Pod(TableStrategy):
         if not lookup(obj, "spec.nodeName") or lookup(obj, "status.phase") in ("Succeeded", "Failed"):
             return 0  # nothing runs that would need grace
         return 1 if isinstance(period, int) and period < 0 else int(period if period is not None else 30)
+
+
+def _keep_observed(status: Object, before: Object) -> None:
+    """Which generation was seen stays said, in place, by a status that says none: of the pod and of each condition."""
+    seen: dict[Any, list[Any]] = {}
+    for row in maps(before.get("conditions")):
+        seen.setdefault(row.get("type"), []).append(row.get("observedGeneration"))
+    pairs = [(status, before.get("observedGeneration"))]
+    for row in maps(status.get("conditions")):
+        rows = seen.get(row.get("type")) or [None]
+        pairs.append((row, rows.pop(0)))
+    for row, generation in pairs:
+        if generation and not row.get("observedGeneration"):
+            row["observedGeneration"] = generation
 
 
 def tolerate_lost_nodes(spec: Object) -> None:
