@@ -238,3 +238,15 @@ def test_who_creates_by_way_of_the_status_owns_it_alone(wire: Wire, ns: str) -> 
     assert (applied.code, applied["spec"]["ports"][0]["port"]) == (201, 443)
     (entry,) = applied["metadata"]["managedFields"]
     assert (entry["subresource"], set(entry["fieldsV1"])) == ("status", {"f:status"})
+
+
+def test_what_was_observed_of_a_pod_stays_said(wire: Wire, ns: str) -> None:
+    pods = f"/api/v1/namespaces/{ns}/pods"
+    pod = {"metadata": {"name": "p"}, "spec": {"schedulerName": "none", "containers": [{"name": "c", "image": "x"}]}}
+    assert wire.post(pods, pod).code == 201
+    rows = [{"type": "example.com/A", "status": "True", "observedGeneration": 3}]
+    wire.patch(f"{pods}/p/status", {"status": {"observedGeneration": 1, "conditions": rows}}, STRATEGIC)
+    bare = [{"type": "example.com/A", "status": "False"}]
+    status = wire.patch(f"{pods}/p/status", {"status": {"observedGeneration": None, "conditions": bare}})["status"]
+    assert status["observedGeneration"] == 1
+    assert [row["observedGeneration"] for row in status["conditions"] if row["type"] == "example.com/A"] == [3]

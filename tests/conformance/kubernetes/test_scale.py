@@ -87,3 +87,10 @@ def test_what_is_applied_is_a_scale(target: Target, wire: Wire, path: str) -> No
         assert reply.reason == "Conflict", reply
     assert wire.apply(path, scale({"replicas": 1}, name="other"), force="true").code == 400
     assert wire.apply(path, scale({"replicas": -1}), force="true").code == 422
+
+
+def test_of_two_entries_of_a_manager_the_later_counts(wire: Wire, path: str) -> None:
+    assert wire.apply(path, scale({"replicas": 1}), "m2", force="true").code == 200
+    after = wire.patch(path.removesuffix("/scale"), {"metadata": {"labels": {"a": "b"}}}, fieldManager="m1")
+    rows = [(row["manager"], row["operation"]) for row in after["metadata"]["managedFields"]]
+    assert len(rows) == len(set(rows)), rows
