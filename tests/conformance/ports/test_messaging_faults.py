@@ -156,9 +156,9 @@ def test_taker_killed_within_its_transaction(system: Path, serve: Any, broker_ur
 def test_the_whole_life_of_a_service(system: Path, serve: Any, nats_server: Any) -> None:
     """Ready, settings followed, bad ones refused, secrets struck from logs, traces kept, graceful end."""
     service = serve("sender", SAMPAN_MESSAGING_URI=nats_server.uri).ready()
-    _, body = service.http("/ready")
     wanted = {"database work": "ok", "messaging": "ok", "outbox work": "ok"}
-    assert json.loads(body)["checks"].items() >= wanted.items()
+    # the broker is connected to after the first answer
+    wait_for(lambda: json.loads(service.http("/ready")[1])["checks"].items() >= wanted.items())
     assert json.loads(service.http("/settings")[1]) == {"greeting": "hi", "limit": 7}
 
     (system / "config/settings/limit").write_text("9")
