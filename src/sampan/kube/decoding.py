@@ -160,8 +160,16 @@ def typed_fault(schema: Schema, obj: Any, *, repeats: bool = False) -> str | Non
 def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *, strict: bool = False) -> str | None:
     """The message for a body whose types do not fit a built-in kind (upstream answers 400); None when they fit.
 
-    Where it is `strict`, as after an apply, an empty text is no quantity.
+    Where it is `strict`, as after an apply, an empty text is no quantity. Else what a type of its own cannot read is
+    said first, wherever it is.
     """
+    wrong_types: list[str] = []
+
+    def of_type(fault: str) -> str | None:
+        if strict:
+            return fault
+        wrong_types.append(fault)
+        return None
 
     def walk(node: Schema, value: Any, path: str, owner: str) -> str | None:
         if value is None or node.open:
@@ -184,22 +192,24 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
         if strict and node.type == "integer" and isinstance(value, float):
             return f"cannot convert float64 to {node.format}"
         if node.format == "byte" and isinstance(value, str) and (fault := _not_base64(value)):
-            return fault
+            return of_type(fault)
         if node.format == "byte" and isinstance(value, list):
             wrong = [item for item in value if json_type(item) != "integer" or not 0 <= item < 256]
             if not wrong:
                 return None
             found = json_word(wrong[0])
-            return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type uint8"
+            return of_type(f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type uint8")
         if node.format in _LAYOUTS and isinstance(value, str) and (fault := _not_a_time(value, node.format)):
             return fault
         if not fits(value, node.type):
             found = json_word(value)
             if node.type == "integer" and isinstance(value, float):
                 found += f" {value}"
-            return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {_go_type(node)}"
+            fault = f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {_go_type(node)}"
+            return fault if node.format in _LAYOUTS else of_type(fault)
         if not strict and node.type == "integer" and isinstance(value, int) and not _fits_bits(value, node.format):
-            return f"json: cannot unmarshal number {value} into Go struct field {owner}.{path} of type {node.format}"
+            said = f"json: cannot unmarshal number {value} into Go struct field {owner}.{path} of type {node.format}"
+            return of_type(said)
         if isinstance(value, dict):
             name = node.definition.rpartition(".")[2] or owner
             for key, item in value.items():
@@ -214,7 +224,7 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
                     return fault
         return None
 
-    fault = None if is_plain(schema, obj) else walk(schema, obj, "", kind)
+    fault = None if is_plain(schema, obj) else walk(schema, obj, "", kind) or next(iter(wrong_types), None)
     return f'{kind} in version "{version}" cannot be handled as a {kind}: {fault}' if fault else None
 
 

@@ -184,6 +184,10 @@ def test_numbers_too_large_are_cut_by_an_apply(wire: Wire, ns: str) -> None:
     spec = {"leaseDurationSeconds": 2**40 + 7}
     body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": spec}
     assert wire.apply(path, body)["spec"] == {"leaseDurationSeconds": 7}
+    assert (
+        wire.patch(path, {"spec": {"leaseDurationSeconds": 2**40 + 8}}, STRATEGIC)["spec"]["leaseDurationSeconds"] == 8
+    )
+    assert wire.patch(path, {"spec": spec}, MERGE).code == 422
     assert wire.put(path, body).code == 400
 
 
@@ -317,3 +321,16 @@ def test_labels_by_way_of_the_status_are_those_of_the_template_sent(wire: Wire, 
     sent = {"metadata": {"name": "r"}, "spec": {"template": other}, "status": {"replicas": 0}}
     changed = wire.put(f"{path}/r/status", sent)
     assert (changed["metadata"]["labels"], changed["spec"]["selector"]) == ({"app": "y"}, {"app": "x"})
+
+
+def test_what_a_type_of_its_own_cannot_read_is_said_first(wire: Wire, ns: str) -> None:
+    wrong = {"name": 3, "resources": {"requests": {"cpu": True}}}
+    refused = wire.post(core(ns, "podtemplates"), {"metadata": {"name": "t"}, "template": template(wrong)})
+    assert (refused.code, "quantities must match" in refused["message"]) == (400, True)
+
+
+def test_a_policy_that_no_pod_has_is_wrong_of_a_job_twice(wire: Wire, ns: str) -> None:
+    body = {"metadata": {"name": "j"}, "spec": {"template": template(restartPolicy="x")}}
+    refused = wire.post(f"/apis/batch/v1/namespaces/{ns}/jobs", body)
+    assert fields(refused) == {"spec.template.spec.restartPolicy"}
+    assert len({message for _, _, message in refused.causes}) == 2

@@ -415,6 +415,17 @@ def _check_kind_named(kind: Kind, obj: Object) -> None:
         )
 
 
+def read_merged(kind: Kind, obj: Object) -> None:
+    """Read, in place, what a strategic merge makes of a built-in object: its type is known without being named, and
+    numbers too large for their fields are cut."""
+    from sampan.kube import decoding
+
+    for name, value in (("apiVersion", kind.resource.api_version), ("kind", kind.resource.kind)):
+        if obj.get(name) in (None, ""):
+            obj[name] = value
+    decoding.narrow(kind.schema, obj)
+
+
 def check_patched(kind: Kind, patched: Any) -> None:
     """400 for what a patch makes of a custom object that names no kind, or names it or a version with no text."""
     if isinstance(patched, dict):

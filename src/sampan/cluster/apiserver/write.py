@@ -127,10 +127,7 @@ class Writer:
         def change(current: Object) -> Object:
             patched = patching.patch(content, current, body, kind.schema)
             if kind.crd is None and content == patching.STRATEGIC and isinstance(patched, dict):
-                # the types are known without being named
-                for name, value in (("apiVersion", kind.resource.api_version), ("kind", kind.resource.kind)):
-                    if patched.get(name) in (None, ""):
-                        patched[name] = value
+                decode.read_merged(kind, patched)
             unversioned = isinstance(patched, dict) and patched.get("apiVersion") in (None, "")
             if kind.crd is None and unversioned and patched.get("kind") in (None, "", kind.resource.kind):
                 unknown = [f'unknown field "{name}"' for name in sorted(patched.keys() - {"apiVersion", "kind"})]

@@ -95,7 +95,7 @@ def _own(body: Any) -> Any:
         pages = [_own(page) for page in body["pages"]]
         if any(page.get("kind") == "EventList" for page in pages):
             # the real server tells of services whose addresses it finds amiss: pages are counted with its own events
-            return {"items": [item for page in pages for item in (page["items"] if "items" in page else (page,))]}
+            return {"items": [item for page in pages for item in page.get("items", (page,))]}
         return {"pages": pages}
     if isinstance(items := body.get("items"), list):
         return {**body, "items": [item for item in items if item["metadata"]["name"] in NAMES]}

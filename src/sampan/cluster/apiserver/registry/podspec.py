@@ -18,7 +18,7 @@ from sampan.cluster.apiserver.registry.faults import (
 from sampan.kube.objects import Object
 
 _DNS_POLICIES = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
-_RESTART_POLICIES = ("Always", "Never", "OnFailure")
+_RESTART_POLICIES = ("Always", "OnFailure", "Never")
 _DOWNWARD_VOLUME_FIELDS = (
     "metadata.annotations",
     "metadata.labels",
@@ -87,7 +87,7 @@ def validate_template(
             faults.invalid(f"{path}.annotations", key, message)
     validate_pod_spec(faults, template.get("spec"), f"{path}.spec")
     policy = sub(template, "spec").get("restartPolicy")
-    if policy in _RESTART_POLICIES and policy not in restart_policies:
+    if policy and policy not in restart_policies:
         if policy == "Always":
             choices = ", ".join(f'"{choice}"' for choice in restart_policies)
             faults.required(f"{path}.spec.restartPolicy", f"valid values: {choices}")
