@@ -49,8 +49,8 @@ def carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
         if "status" in old:
             new["status"] = json_copy(old["status"])
     metadata, present = new["metadata"], old["metadata"]
-    if metadata.get("managedFields") == []:
-        metadata["managedFields"] = [{}]  # means the same, and is not lost with what is empty
+    if metadata.get("managedFields") == []:  # of a built-in kind it means what is not lost with what is empty
+        metadata["managedFields"] = [{}] if kind.crd is None else None
     metadata["name"] = present["name"]
     for field in ("namespace", *SERVER_METADATA):
         metadata.pop(field, None)
