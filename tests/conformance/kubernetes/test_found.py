@@ -334,3 +334,11 @@ def test_a_policy_that_no_pod_has_is_wrong_of_a_job_twice(wire: Wire, ns: str) -
     refused = wire.post(f"/apis/batch/v1/namespaces/{ns}/jobs", body)
     assert fields(refused) == {"spec.template.spec.restartPolicy"}
     assert len({message for _, _, message in refused.causes}) == 2
+
+
+def test_an_address_that_nobody_applies_any_more_stays(wire: Wire, ns: str) -> None:
+    path, spec = f"{core(ns, 'services')}/a", {"ports": [{"port": 80}]}
+    body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}}
+    assert wire.apply(path, {**body, "spec": {**spec, "clusterIP": "None"}}).code == 201
+    left = wire.apply(path, {**body, "spec": spec})
+    assert (left.code, left["spec"]["clusterIP"], left["spec"]["clusterIPs"]) == (200, "None", ["None"])

@@ -107,7 +107,7 @@ class Service(TableStrategy):
         """What was allocated stays when the client leaves it out: addresses, and the node ports of ports by name."""
         spec, before = sub(new, "spec"), sub(old, "spec")
         if _type(new) != "ExternalName" and _type(old) != "ExternalName":
-            if not spec.get("clusterIP") and not spec.get("clusterIPs"):
+            if not spec.get("clusterIP") and spec.get("clusterIPs") in (None, [], before.get("clusterIPs")):
                 for key in ("clusterIP", "clusterIPs"):
                     if before.get(key):
                         spec[key] = before[key]
