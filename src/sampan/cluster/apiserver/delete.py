@@ -134,9 +134,9 @@ class Deleter:
                 return Remove(json_copy(current.object))  # unmarked, since nothing had to wait
             if gone:
                 return Remove(obj)
-            if not changed:
+            as_is = kind.crd is None or kind.converter is not None or kind.storage is kind.resource
+            if not changed and as_is:
                 return current.object
-            as_is = kind.crd is None or kind.converter is not None
             return obj if as_is else kind.inward(kind.seen(obj))  # in the version of the request
 
         if call.dry_run:
