@@ -238,7 +238,7 @@ BAD: list[tuple[Any, str, Any, list[tuple[str, str]]]] = [
         [
             (
                 "spec.restartPolicy",
-                'Unsupported value: "sometimes": supported values: "Always", "Never", "OnFailure"',
+                'Unsupported value: "sometimes": supported values: "Always", "OnFailure", "Never"',
             )
         ],
     ),

@@ -111,7 +111,7 @@ class Group:
 
 
 class Groups:
-    """Makes the groups of one cluster, below directories of its own called `name`."""
+    """Makes the groups of one cluster, below directories of its own."""
 
     def __init__(self, name: str, roots: dict[str, Path], version: int) -> None:
         self.version = version
@@ -119,10 +119,16 @@ class Groups:
 
     @classmethod
     def find(cls, name: str) -> Groups:
-        """Raises Unavailable."""
-        first = ""
+        """Below directories called `name` and some digits, of which one cluster lives at a time. Raises Unavailable.
+
+        The digits differ each time: whoever removes the groups of a cluster that has ended removes none of its
+        successor. What nobody came to remove goes here.
+        """
+        first, digits = "", os.urandom(3).hex()
         for version, roots in _hierarchies():
-            groups = cls(name, roots, version)
+            for left in [found for root in {*roots.values()} for found in root.glob(f"{name}-*")]:
+                _removed(left)
+            groups = cls(f"{name}-{digits}", roots, version)
             try:
                 groups._make()
                 groups._try()

@@ -26,6 +26,7 @@ log = logging.getLogger("sampan.messaging")
 
 ID: Final = "sampan-id"
 _COMMIT_SECONDS: Final = 0.5
+_FETCH_SECONDS: Final = 5.0
 _IN_HAND: Final = 1024  # so many events from its first on a member may have begun
 
 
@@ -95,7 +96,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # has
         self._window = window
         self._outstanding = 0
         self._room = asyncio.Event()
-        self._fetching = asyncio.Lock()  # held while records are on their way from the client to the sink
+        self._fetched = asyncio.Lock()  # held while records are on their way from the client to the sink
         self._tracks: dict[TopicPartition, Track] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._outlived = False  # the consumer has been through an outage
@@ -171,8 +172,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # has
                 if self._outlived:
                     await self._join_again()
                     continue
-                async with self._fetching:
-                    fetched = await self._consumer.getmany(timeout_ms=200, max_records=room)
+                fetched = await self._fetch(room)
+                async with self._fetched:  # taken without a pause after the records
                     await self._begin(fetched)
                     for records in fetched.values():
                         for record in records:
@@ -183,6 +184,16 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # has
                 await asyncio.sleep(0.2)
                 with contextlib.suppress(*self.broker.errors):
                     await self.broker.ensure(self.topic)
+
+    async def _fetch(self, room: int) -> dict[TopicPartition, list[Any]]:
+        """Wait for records, not for long. While partitions change hands the client waits too, without a bound of its
+        own and for `on_partitions_revoked`: nothing that takes may be held here."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FETCH_SECONDS):
+                fetched: dict[TopicPartition, list[Any]]
+                fetched = await self._consumer.getmany(timeout_ms=200, max_records=room)
+                return fetched
+        return {}
 
     async def _begin(self, fetched: dict[TopicPartition, list[Any]]) -> None:
         """Before the first event of a partition: what the member before noted, and a note of our own."""
@@ -210,7 +221,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # has
         self.sink.deliver(KafkaDelivery(self, record, track))
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        async with self._fetching:
+        async with self._fetched:
             await self.sink.revoke({f"{p.topic}-{p.partition}" for p in revoked})
             await self._commit(leaving=revoked)
             for partition in revoked:
