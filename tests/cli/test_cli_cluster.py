@@ -116,7 +116,7 @@ def test_in_the_foreground_an_edit_rolls_one_service_and_ctrl_c_ends_it(site: Si
         assert {name for name, of in before.items() if of == "api"} == {n for n, of in after.items() if of == "api"}
         assert {name for name, of in before.items() if of == "web"} != {n for n, of in after.items() if of == "web"}
         (site.directory / "tiny/system.py").write_text("this is not Python\n")
-        until(lambda: "not updated" in said(site) or child.poll() is not None, 15, "the mistake is shown")
+        until(lambda: "not updated" in said(site) or child.poll() is not None, 40, "the mistake is shown")
         assert "not updated" in said(site), said(site)
         assert site.fetch("/") == "web two"
     finally:
