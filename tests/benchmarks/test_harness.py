@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import PeerMissing, compare, program, row  # noqa: E402
+from benchmarks import PeerMissing, compare, program, row, turns  # noqa: E402
 
 
 def test_a_ratio_above_one_means_better() -> None:
@@ -36,6 +36,21 @@ def test_both_sides_take_turns_after_a_warm_up() -> None:
 
     assert compare(ours, peer, 3) == (2.0, 5.0)
     assert order == ["ours", "peer", "ours", "peer", "peer", "ours", "ours", "peer"]
+
+
+def test_turns_the_host_stole_from_are_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds are stolen during the first two turns: what they gave counts for nothing."""
+    clock, given = iter([0.0, 10.0, 10.0, 20.0]), iter(range(100))
+    monkeypatch.setattr("benchmarks.stolen", lambda: next(clock, 20.0))
+    assert turns(3, lambda: next(given)) == [[2, 3, 4]]
+
+
+def test_a_host_that_always_steals_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calmest turns then; their number is bounded."""
+    total, time, given = iter([0.0, 90, 90, 130, 130, 150, 150, 180]), iter(range(0, 800, 100)), iter(range(100))
+    monkeypatch.setattr("benchmarks.stolen", lambda: next(total))
+    monkeypatch.setattr("benchmarks.time.perf_counter", lambda: next(time))
+    assert turns(2, lambda: next(given)) == [[2, 3]]
 
 
 def test_a_missing_peer_is_named() -> None:
