@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import PeerMissing, Row, median, peer_python, row
 from sampan.cluster import controllers
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Store
 from sampan.kube import kinds

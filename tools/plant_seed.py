@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from sampan.cluster.apiserver import bootstrap, seed
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Store
 

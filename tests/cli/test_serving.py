@@ -10,7 +10,7 @@ import pytest
 
 from sampan.cli.failure import Failure
 from sampan.cli.serving import until_served
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Store
 from sampan.kube import kinds

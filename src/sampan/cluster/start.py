@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sampan.cluster.address import Slice, acquire
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 
 log = logging.getLogger("sampan.cluster")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Store
 from sampan.kube.client import Client

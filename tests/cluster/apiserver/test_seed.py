@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sampan.cluster.apiserver import bootstrap, seed
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Entry, Store
 from sampan.kube.objects import Object

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sampan.cluster.apiserver.authentication import AUDIENCE, Authenticator, TokenFault
+from sampan.cluster.apiserver.access.authentication import AUDIENCE, Authenticator, TokenFault
 from sampan.kube.objects import Object
 
 ACCOUNT: Object = {"metadata": {"name": "jane", "namespace": "a", "uid": "1"}}
@@ -61,7 +61,7 @@ def test_one_that_was_good_a_moment_ago_runs_out(world: World) -> None:
     token, expiry = world.door.issue(ACCOUNT, (), 600)
     world.door.token_user(token)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sampan.cluster.apiserver.authentication.time.time", lambda: expiry + 1)
+        patch.setattr("sampan.cluster.apiserver.access.authentication.time.time", lambda: expiry + 1)
         assert world.refused(token) == "service account token has expired"
 
 

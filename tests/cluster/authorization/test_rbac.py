@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sampan.cluster.apiserver.authorization import Attributes
+from sampan.cluster.apiserver.access.authorization import Attributes
 from sampan.cluster.apiserver.registry import strategy_for
 from sampan.cluster.apiserver.strategy import User
 from sampan.cluster.authorization.bootstrap import bootstrap_objects

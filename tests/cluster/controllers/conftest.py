@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sampan.cluster import controllers
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.runtime import Usage
 from sampan.cluster.store import Store

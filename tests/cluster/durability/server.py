@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Store
 from sampan.cluster.store.log import Log

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sampan.cluster.apiserver.columns import COLUMNS, cells, columns_for, crd_columns, human_duration
-from sampan.cluster.apiserver.columns_crd import compile_path
+from sampan.cluster.apiserver.printing.columns import COLUMNS, cells, columns_for, crd_columns, human_duration
+from sampan.cluster.apiserver.printing.definitions import compile_path
 from sampan.kube import kinds
 from sampan.kube.kinds import Resource
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import yaml
 
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 
 HERE = Path(__file__).parent
 MODULE = HERE / "controlplane"
@@ -217,7 +217,7 @@ def start_embedded(directory: Path) -> Target:
 API_ALONE = """
 import asyncio, sys
 from pathlib import Path
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Store
 

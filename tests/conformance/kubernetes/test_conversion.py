@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from tests.conformance.kubernetes.conftest import eventually
 from tests.conformance.kubernetes.wire import APPLY, Wire
 

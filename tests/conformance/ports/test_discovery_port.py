@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Store
 from sampan.kube import kinds

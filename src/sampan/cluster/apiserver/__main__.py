@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Store
 

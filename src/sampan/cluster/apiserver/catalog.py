@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from sampan.cluster.apiserver import conversion
 from sampan.cluster.apiserver.strategy import Strategy
+from sampan.cluster.apiserver.versions import conversion
 from sampan.kube import kinds
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object
 
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.cel.rules import RuleTree
-    from sampan.cluster.apiserver.columns import Column
+    from sampan.cluster.apiserver.printing.columns import Column
     from sampan.kube.patch.managed_fields import View
     from sampan.kube.schema import Schema
 
@@ -104,7 +104,7 @@ class Kind:
 
     @cached_property
     def columns(self) -> list[Column]:
-        from sampan.cluster.apiserver.columns import columns_for, crd_columns
+        from sampan.cluster.apiserver.printing.columns import columns_for, crd_columns
 
         if self.crd is not None:
             return crd_columns(self.crd_version.get("additionalPrinterColumns"))

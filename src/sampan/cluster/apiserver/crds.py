@@ -128,7 +128,7 @@ class Definitions:
     def _served(self, crd: Object) -> list[Kind]:
         served = kinds_of(crd)
         if (crd["spec"].get("conversion") or {}).get("strategy") == "Webhook":
-            from sampan.cluster.apiserver.conversion_webhook import Converter
+            from sampan.cluster.apiserver.versions.webhook import Converter
 
             converter = Converter(self.server, crd)
             for kind in served:

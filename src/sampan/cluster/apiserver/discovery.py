@@ -9,7 +9,7 @@ import msgspec
 
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Catalog, Kind
-from sampan.cluster.apiserver.table import accepted
+from sampan.cluster.apiserver.printing.table import accepted
 from sampan.kube import kinds
 from sampan.kube.errors import path_not_found
 from sampan.kube.kinds import Resource

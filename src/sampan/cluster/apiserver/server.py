@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sampan.cluster.apiserver import decode, writeoptions
+from sampan.cluster.apiserver.access.authentication import ADMIN, Authenticator
+from sampan.cluster.apiserver.access.authorization import Attributes, Authorizer
+from sampan.cluster.apiserver.access.pki import Pki, write_private
+from sampan.cluster.apiserver.access.reviews import Reviews, metrics
 from sampan.cluster.apiserver.admission.gate import Gate
-from sampan.cluster.apiserver.authentication import ADMIN, Authenticator
-from sampan.cluster.apiserver.authorization import Attributes, Authorizer
 from sampan.cluster.apiserver.bootstrap import bootstrap
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Catalog
@@ -23,9 +25,7 @@ from sampan.cluster.apiserver.crds import Definitions
 from sampan.cluster.apiserver.delete import Deleter
 from sampan.cluster.apiserver.discovery import Discovery
 from sampan.cluster.apiserver.local import LocalTransport
-from sampan.cluster.apiserver.pki import Pki, write_private
 from sampan.cluster.apiserver.read import Reader
-from sampan.cluster.apiserver.reviews import Reviews, metrics
 from sampan.cluster.apiserver.strategy import User
 from sampan.cluster.apiserver.subresources import Subresources
 from sampan.cluster.apiserver.write import Writer

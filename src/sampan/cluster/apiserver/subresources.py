@@ -157,7 +157,7 @@ class Subresources:
     # -- others
 
     async def _token(self, call: Call) -> Answer:
-        from sampan.cluster.apiserver.tokens import request_token
+        from sampan.cluster.apiserver.access.tokens import request_token
 
         return request_token(self.server, call)
 

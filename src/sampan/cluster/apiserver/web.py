@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sampan.cluster.apiserver import table
-from sampan.cluster.apiserver.authorization import Attributes
+from sampan.cluster.apiserver.access.authorization import Attributes
 from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.http import HttpRequest, HttpServer, Response, StreamResponse
+from sampan.cluster.apiserver.printing import table
 from sampan.cluster.apiserver.strategy import User
 from sampan.cluster.apiserver.turns import Turns
 from sampan.kube.errors import ApiError, bad_request, internal
@@ -74,7 +74,7 @@ class Web:
         headers = request.headers
         user = self.server.authenticator.authenticate(request.peer_certificate, headers.get("authorization", ""))
         if any(name.startswith("impersonate-") for name in headers):
-            from sampan.cluster.apiserver.impersonation import acting_as
+            from sampan.cluster.apiserver.access.impersonation import acting_as
 
             user = acting_as(user, headers, self.server.authorizer, lambda: self._asked(request, user))
         return Call(

@@ -12,7 +12,6 @@ from sampan.cluster.apiserver import carry, decode, patching
 from sampan.cluster.apiserver.admission.gate import NeedsReview
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.catalog import Kind
-from sampan.cluster.apiserver.conversion import NeedsConversion
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.literal import given as literal_lists
 from sampan.cluster.apiserver.metadata import (
@@ -24,6 +23,7 @@ from sampan.cluster.apiserver.metadata import (
 )
 from sampan.cluster.apiserver.refusal import all_causes, without
 from sampan.cluster.apiserver.strategy import Context
+from sampan.cluster.apiserver.versions.conversion import NeedsConversion
 from sampan.cluster.store import Entry, Remove, Store
 from sampan.kube import schema, zeros
 from sampan.kube.errors import ApiError, Cause, already_exists, bad_request, conflict, forbidden, invalid, not_found

@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sampan.cluster.apiserver.authorization import Attributes
+from sampan.cluster.apiserver.access.authorization import Attributes
 from sampan.cluster.authorization.rbac import MASTERS, Lister, effective_rules
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError, not_found
 from sampan.kube.objects import Object
 
 if TYPE_CHECKING:
-    from sampan.cluster.apiserver.authorization import Authorizer
+    from sampan.cluster.apiserver.access.authorization import Authorizer
     from sampan.cluster.apiserver.call import Call
     from sampan.cluster.apiserver.strategy import User
 

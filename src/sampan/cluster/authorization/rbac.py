@@ -1,7 +1,7 @@
 """RBAC over stored roles and bindings, as the Kubernetes authorisation reference describes it. Rules only ever allow.
 
 `Index` is what the objects say, arranged by subject; `Rbac` keeps one fresh and answers for the API server (it is an
-`apiserver.authorization.Authorizer`). Being a member of `system:masters` allows everything, whatever is stored.
+`apiserver.access.authorization.Authorizer`). Being a member of `system:masters` allows everything, whatever is stored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from sampan.cluster.apiserver.authorization import Attributes
+from sampan.cluster.apiserver.access.authorization import Attributes
 from sampan.cluster.apiserver.strategy import User
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError

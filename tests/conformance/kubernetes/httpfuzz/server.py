@@ -15,7 +15,7 @@ from pathlib import Path
 PROGRAM = """
 import asyncio, gc, json, os, signal, sys
 from pathlib import Path
-from sampan.cluster.apiserver.pki import Pki
+from sampan.cluster.apiserver.access.pki import Pki
 from sampan.cluster.apiserver.server import ApiServer
 from sampan.cluster.store import Store
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from sampan.cluster.apiserver.columns_crd import compile_path
+from sampan.cluster.apiserver.printing.definitions import compile_path
 from sampan.cluster.apiserver.registry import structural
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows

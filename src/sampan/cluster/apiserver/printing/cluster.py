@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sampan.cluster.apiserver.columns_base import (
+from sampan.cluster.apiserver.printing.base import (
     AGE,
     CREATED_AT,
     NAME,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sampan.cluster.apiserver import decode, patching
-from sampan.cluster.apiserver.authentication import AUDIENCE
+from sampan.cluster.apiserver.access.authentication import AUDIENCE
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.kube import kinds, schema
 from sampan.kube.errors import Cause, bad_request, conflict, invalid, not_found

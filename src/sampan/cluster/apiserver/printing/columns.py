@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from sampan.cluster.apiserver import columns_cluster, columns_network, columns_workloads, conversion
-from sampan.cluster.apiserver.columns_base import CREATED_AT, NAME, Column, Value, human_duration
-from sampan.cluster.apiserver.columns_crd import crd_columns
+from sampan.cluster.apiserver.printing import cluster, network, workloads
+from sampan.cluster.apiserver.printing.base import CREATED_AT, NAME, Column, Value, human_duration
+from sampan.cluster.apiserver.printing.definitions import crd_columns
+from sampan.cluster.apiserver.versions import conversion
 from sampan.kube.objects import Object
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "Column", "cells", "columns_for", "crd_columns", "has_columns", "human_duration"]
 
 COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
-    **columns_workloads.COLUMNS,
-    **columns_network.COLUMNS,
-    **columns_cluster.COLUMNS,
+    **workloads.COLUMNS,
+    **network.COLUMNS,
+    **cluster.COLUMNS,
 }
 """(group, kind) -> columns, whatever the version."""
 

@@ -11,8 +11,13 @@ from urllib.parse import unquote
 
 import msgspec
 
-from sampan.cluster.apiserver.authentication import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, service_account_user
-from sampan.cluster.apiserver.authorization import Attributes, Authorizer
+from sampan.cluster.apiserver.access.authentication import (
+    ANONYMOUS,
+    AUTHENTICATED,
+    UNAUTHENTICATED,
+    service_account_user,
+)
+from sampan.cluster.apiserver.access.authorization import Attributes, Authorizer
 from sampan.cluster.apiserver.strategy import User
 from sampan.cluster.authorization.rbac import refusal
 from sampan.kube.errors import bad_request

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sampan.cluster.apiserver import decode, patching
-from sampan.cluster.apiserver.authentication import AUDIENCE, TokenFault
-from sampan.cluster.apiserver.authorization import Attributes
+from sampan.cluster.apiserver.access.authentication import AUDIENCE, TokenFault
+from sampan.cluster.apiserver.access.authorization import Attributes
+from sampan.cluster.apiserver.access.review_checks import check
 from sampan.cluster.apiserver.call import Answer, Call
-from sampan.cluster.apiserver.review_checks import check
 from sampan.cluster.apiserver.strategy import User
 from sampan.kube.errors import bad_request, method_not_allowed
 from sampan.kube.objects import Object, now

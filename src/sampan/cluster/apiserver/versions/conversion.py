@@ -1,6 +1,6 @@
 """Kinds served in two versions and stored in one: HorizontalPodAutoscaler v1/v2, Event core/events.k8s.io.
 
-Custom kinds convert themselves: not at all, or by `conversion_webhook.py`.
+Custom kinds convert themselves: not at all, or by `webhook.py`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from sampan.cluster.apiserver import autoscaler_versions
+from sampan.cluster.apiserver.versions import autoscaler
 from sampan.kube import kinds
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object
@@ -24,7 +24,7 @@ _STORAGE = {
 
 
 class Converts(Protocol):
-    """What converts the objects of a custom kind whose versions differ: `conversion_webhook.Converter`."""
+    """What converts the objects of a custom kind whose versions differ: `webhook.Converter`."""
 
     def known(self, obj: Object, to: str) -> Object:
         """A fresh copy of `obj` in the version `to`. Raises NeedsConversion."""
@@ -92,8 +92,8 @@ def _event_to_core(obj: Object) -> Object:
 
 
 _CONVERT: dict[tuple[str, str, str], Callable[[Object], Object]] = {
-    ("autoscaling/v2", "autoscaling/v1", "HorizontalPodAutoscaler"): autoscaler_versions.to_v1,
-    ("autoscaling/v1", "autoscaling/v2", "HorizontalPodAutoscaler"): autoscaler_versions.to_v2,
+    ("autoscaling/v2", "autoscaling/v1", "HorizontalPodAutoscaler"): autoscaler.to_v1,
+    ("autoscaling/v1", "autoscaling/v2", "HorizontalPodAutoscaler"): autoscaler.to_v2,
     ("v1", "events.k8s.io/v1", "Event"): _event_to_new,
     ("events.k8s.io/v1", "v1", "Event"): _event_to_core,
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sampan.cluster.apiserver.columns_base import AGE, NAME, Column, since
+from sampan.cluster.apiserver.printing.base import AGE, NAME, Column, since
 from sampan.kube.objects import Object
 
 Step = Callable[[list[Any]], list[Any]]

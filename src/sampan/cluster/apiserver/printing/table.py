@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sampan.cluster.apiserver import conversion
 from sampan.cluster.apiserver.call import Answer, Call, Frame
 from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.versions import conversion
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import Object
 
@@ -58,7 +58,7 @@ def partial(obj: Object) -> Object:
 
 
 def _rows(kind: Kind, objects: list[Object], include: str) -> list[dict[str, Any]]:
-    from sampan.cluster.apiserver.columns import cells
+    from sampan.cluster.apiserver.printing.columns import cells
 
     rows = []
     stored = (
@@ -86,7 +86,7 @@ def _without_count(obj: Object) -> Object:
 
 
 def table(kind: Kind, objects: list[Object], metadata: Object, include: str, *, columns: bool = True) -> Object:
-    from sampan.cluster.apiserver.columns import has_columns
+    from sampan.cluster.apiserver.printing.columns import has_columns
 
     return {
         "kind": "Table",

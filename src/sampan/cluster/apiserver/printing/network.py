@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cluster.apiserver.columns_base import (
+from sampan.cluster.apiserver.printing.base import (
     AGE,
     NAME,
     NONE,

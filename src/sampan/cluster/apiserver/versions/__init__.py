@@ -1,0 +1,1 @@
+"""Kinds that are served in more than one version."""
