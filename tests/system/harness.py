@@ -176,6 +176,30 @@ class System:
 
 
 @contextlib.contextmanager
+def running(system: System, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A kubectl that goes on until the end of the block."""
+    process = subprocess.Popen(
+        [system.program, *arguments],
+        env=system.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+@contextlib.contextmanager
 def small_system(name: str, system: str, web: str) -> Iterator[System]:
     """An application of two modules, NAME/system.py and NAME/web.py, in a directory that goes at the end. Not started;
     stopped at the end."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from tests.system.harness import System, until
+from tests.system.harness import System, line_of, running, until
 
 MANIFESTS = Path(__file__).parent / "manifests"
 PAIR = """
@@ -65,30 +62,6 @@ def pods(cluster: System) -> System:
     cluster.kubectl("rollout", "status", "deployment/web", "--timeout=30s")
     cluster.kubectl("wait", "--for=condition=Ready", "pod/pair", "pod/listener", "--timeout=20s")
     return cluster
-
-
-@contextmanager
-def running(system: System, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A kubectl that goes on until the end of the block."""
-    process = subprocess.Popen(
-        [system.program, *arguments],
-        env=system.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        bufsize=1,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=10)
-
-
-def line_of(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
 
 
 def test_logs(pods: System) -> None:
