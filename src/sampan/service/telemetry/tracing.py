@@ -137,7 +137,7 @@ class Span:
         self.finish()
 
 
-RECORDED: Final[deque[Span]] = deque(maxlen=2048)  # the latest, while nothing exports them
+RECORDED: Final[deque[Span]] = deque(maxlen=256)  # the latest, while nothing exports them: few, so that they stay in the cache
 _emit: Callable[[Span], None] = RECORDED.append
 
 
