@@ -66,7 +66,7 @@ def is_owned_as_sent(kind: Kind) -> bool:
     """Whether a write of the status is tracked with all that was sent: the owners of a custom kind in several versions
     may be unknowable by it, and a kind may have metadata by its spec."""
     if kind.crd is None:
-        return kind.resource.kind in LABELLED
+        return kind.builtin in LABELLED
     return kind.converter is None and len(kind.crd["spec"]["versions"]) > 1
 
 
@@ -92,7 +92,7 @@ another than none at all, as which it is stored."""
 
 def gives_empty(kind: Kind, wanted: Object) -> bool:
     """Whether an object says of a list or map, in the field that counts by the letter, that nothing is in it."""
-    name = LITERAL.get(kind.resource.kind, "") if kind.crd is None else ""
+    name = LITERAL.get(kind.builtin, "")
     node = kind.schema.properties.get(name)
     return node is not None and has_empty(node, wanted.get(name))
 
@@ -103,21 +103,21 @@ FROZEN = {"ConfigMap": ("binaryData",), "Secret": ("data",)}
 
 def emptied(kind: Kind, wanted: Object, old: Object) -> list[Cause]:
     """What an update of such a kind says is empty and is not there."""
-    if not old.get("immutable") or kind.crd is not None:
+    if not old.get("immutable"):
         return []
     return [
         Cause(field, "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden")
-        for field in FROZEN.get(kind.resource.kind, ())
+        for field in FROZEN.get(kind.builtin, ())
         if wanted.get(field) == {} and not old.get(field)
     ]
 
 
 def bump(call: Call, kind: Kind, new: Object, old: Object, *, literal: bool = False) -> None:
     """Count a change in the generation; `literal`: what was sent `gives_empty`."""
-    if not kind.counts_generation or kind.resource.kind == "PriorityClass":  # which shows one, always the first
+    if not kind.counts_generation or kind.builtin == "PriorityClass":  # which shows one, always the first
         return
     apart = {"metadata", "status", "apiVersion", "kind"} if kind.has_status else {"metadata", "apiVersion", "kind"}
-    counts = COUNTED.get(kind.resource.kind) if kind.crd is None and call.subresource != "status" else None
+    counts = COUNTED.get(kind.builtin) if call.subresource != "status" else None
     noted = [obj["metadata"].get(counts) or {} for obj in (new, old) if counts]
     if (
         literal

@@ -63,6 +63,8 @@ class Kind:
         self.resource = resource
         self.crd = crd
         self.crd_version = version or {}
+        self.builtin = resource.kind if crd is None else ""
+        """What the rules of single built-in kinds go by: a custom kind may have the same name."""
         self.table = conversion.table_of(resource)
         self.has_status = "status" in resource.subresources
         self.counts_generation = crd is not None or (resource.group, resource.kind) in GENERATION

@@ -100,13 +100,13 @@ class Deleter:
         self._advise(call, options)
         await self.server.gate.deletion(call, kind, self.server.store.table(kind.table).get(call.key))
         entry, removed = await self.remove(call, kind, call.key, options)
-        if removed and kind.resource.kind not in RETURNED:
+        if removed and kind.builtin not in RETURNED:
             return Answer(200, obj=_success(kind, entry.object))
         return Answer(200, obj=kind.outward(entry.object))
 
     @staticmethod
     def _advise(call: Call, options: Object) -> None:
-        if call.served.resource.kind == "Job" and not {"propagationPolicy", "orphanDependents"} & options.keys():
+        if call.served.builtin == "Job" and not {"propagationPolicy", "orphanDependents"} & options.keys():
             call.warnings.append(LEFT)
 
     async def remove(self, call: Call, kind: Kind, key: str, options: Object) -> tuple[Entry, bool]:
@@ -130,7 +130,7 @@ class Deleter:
             marked = not obj["metadata"].get("deletionTimestamp")
             changed = _mark(kind, obj, options, grace)
             gone = finished(obj) and not (kind.table == "/namespaces" and marked)  # which goes the next time
-            if gone and kind.resource.kind != "Pod":
+            if gone and kind.builtin != "Pod":
                 return Remove(json_copy(current.object))  # unmarked, since nothing had to wait
             if gone:
                 return Remove(obj)
@@ -144,7 +144,7 @@ class Deleter:
             made = mutate(current)
             obj = made.object if isinstance(made, Remove) else made
             return Entry(key, 0, b"", obj), gone
-        if kind.resource.kind == "Pod" and not kind.resource.group:
+        if kind.builtin == "Pod":
             # told of in two steps even where it goes at once: marked, then removed
             await self.server.store.write(kind.table, key, lambda current: _still(mutate(current)))
             options = {name: value for name, value in options.items() if name != "preconditions"}  # met already
@@ -220,12 +220,12 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
     before = json_copy(obj["metadata"])
     metadata = obj["metadata"]
     finalizers = list(metadata.get("finalizers") or ())
-    asked = kind.resource.kind != "Event" and (
+    asked = kind.builtin != "Event" and (
         options.get("propagationPolicy") or options.get("orphanDependents") is not None
     )  # nothing depends on events
     wanted = POLICIES.get(options.get("propagationPolicy", "")) if asked else None
     decided = {ORPHAN, FOREGROUND} & set(finalizers)  # an earlier deletion did
-    if (asked and options.get("orphanDependents")) or (not asked and not decided and kind.resource.kind in ORPHANING):
+    if (asked and options.get("orphanDependents")) or (not asked and not decided and kind.builtin in ORPHANING):
         wanted = ORPHAN
     if asked or wanted:
         finalizers = [one for one in finalizers if one not in {ORPHAN, FOREGROUND} or one == wanted]
@@ -238,13 +238,13 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
     present = datetime.now(UTC).replace(microsecond=0)
     if not metadata.get("deletionTimestamp"):
         metadata["deletionTimestamp"] = (present + timedelta(seconds=grace)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        if kind.resource.kind != "Namespace":
+        if kind.builtin != "Namespace":
             metadata["deletionGracePeriodSeconds"] = grace
         if kind.counts_generation:
             metadata["generation"] = int(metadata.get("generation") or 0) + 1
-        if kind.resource.kind == "Namespace" and not kind.resource.group:
+        if kind.builtin == "Namespace":
             obj.setdefault("status", {})["phase"] = "Terminating"
-        if kind.resource.kind == "CustomResourceDefinition":
+        if kind.builtin == "CustomResourceDefinition":
             rows = obj.setdefault("status", {}).setdefault("conditions", [])
             rows.append(condition("Terminating", "True", "InstanceDeletionPending", PENDING))
         return True

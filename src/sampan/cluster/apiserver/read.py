@@ -80,7 +80,7 @@ def selector(call: Call) -> Matches | None:
 
 def _unknown_field(kind: Kind, path: str, known: list[str]) -> str:
     """Kinds with fields of their own to select by say it in other words than those without."""
-    if kind.resource.kind == "Job":
+    if kind.builtin == "Job":
         return f'field label "{path}" not supported for Job'
     if kind.crd is not None or (kind.fields and kind.resource.group in {"", "events.k8s.io"}):
         return f"field label not supported: {path}"

@@ -100,7 +100,7 @@ class Web:
     async def _upgrade(self, request: HttpRequest, call: Call) -> bool:
         """Hand an exec, attach or port-forward over; False when the path is something else."""
         self.server.route(call)
-        if call.kind is None or call.kind.resource.kind != "Pod" or call.subresource not in UPGRADES:
+        if call.kind is None or call.kind.builtin != "Pod" or call.subresource not in UPGRADES:
             return False
         from sampan.cluster.streaming import serve_upgrade
 

@@ -93,11 +93,11 @@ class Writer:
         decode.check_owners(call, wanted)
         kind = call.served
         present = self.store.table(kind.table).get(call.key)
-        if present is None and kind.resource.kind in CREATE_ON_UPDATE:  # by way of its status, too
+        if present is None and kind.builtin in CREATE_ON_UPDATE:  # by way of its status, too
             check_unborn(call, wanted["metadata"])
             wanted["metadata"].setdefault("name", call.name)
             return self.answer(call, await self.create_object(call, wanted), 201)
-        conditional = kind.crd is not None or kind.resource.kind in ONLY_CONDITIONAL
+        conditional = kind.crd is not None or kind.builtin in ONLY_CONDITIONAL
         if conditional and present is not None and not wanted["metadata"].get("resourceVersion"):
             self._check_versions(call, wanted, present.object)
             cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
@@ -158,7 +158,7 @@ class Writer:
     async def _apply(self, call: Call, body: Any, repeated: list[str]) -> Answer:
         kind = call.served
         absent = self.store.table(kind.table).get(call.key) is None
-        unborn = absent and (not call.subresource or kind.resource.kind in CREATE_ON_UPDATE | CREATE_BY_STATUS)
+        unborn = absent and (not call.subresource or kind.builtin in CREATE_ON_UPDATE | CREATE_BY_STATUS)
         if absent and not unborn:
             raise not_found(kind.resource.plural, call.name, kind.resource.group)
         if isinstance(body, dict):
@@ -232,7 +232,7 @@ class Writer:
         if metadata.get("resourceVersion"):
             raise bad_request("resourceVersion should not be set on objects to be created")
         base = metadata.get("generateName")
-        if kind.resource.kind == "LimitRange" and not base and not metadata.get("name"):
+        if kind.builtin == "LimitRange" and not base and not metadata.get("name"):
             metadata["name"] = new_uid()  # the one kind that may go without a name
         generated = bool(base) and not metadata.get("name")
         for attempt in range(8):
@@ -257,7 +257,7 @@ class Writer:
                 if field != "generation":  # a kind that does not count keeps what was given
                     metadata.pop(field, None)
             status = obj.get("status")
-            if kind.has_status and resource.kind != "Node" and "status" in obj:
+            if kind.has_status and kind.builtin != "Node" and "status" in obj:
                 del obj["status"]
             metadata["uid"] = new_uid()
             metadata["creationTimestamp"] = now()
@@ -321,7 +321,7 @@ class Writer:
             if not tracked and call.subresource == "status" and carry.is_owned_as_sent(kind):
                 sent = self.settle(kind, json_copy(new))
                 patching.track(old, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
-            if call.subresource == "status" and kind.resource.kind in carry.LABELLED:
+            if call.subresource == "status" and kind.builtin in carry.LABELLED:
                 kind.strategy.default(new)
             carry.carry_over(call, kind, new, old)
             if not bare:
@@ -492,6 +492,6 @@ def finished(obj: Object) -> bool:
     metadata = obj["metadata"]
     if not metadata.get("deletionTimestamp") or metadata.get("finalizers"):
         return False
-    if obj["kind"] == "Namespace" and (obj.get("spec") or {}).get("finalizers"):
+    if obj["kind"] == "Namespace" and obj["apiVersion"] == "v1" and (obj.get("spec") or {}).get("finalizers"):
         return False
     return not metadata.get("deletionGracePeriodSeconds")

@@ -91,7 +91,9 @@ class DisruptionController(Controller):
     def _owner(self, obj: Object) -> Object | None:
         reference = controller_of(obj)
         informer = self.owners.get(reference["kind"]) if reference else None
-        return informer.get(f"{namespace_of(obj)}/{reference['name']}") if informer and reference else None
+        found = informer.get(f"{namespace_of(obj)}/{reference['name']}") if informer and reference else None
+        # a custom kind may be named as a built-in one
+        return found if found and reference and found["metadata"]["uid"] == reference["uid"] else None
 
 
 def _selector(budget: Object) -> LabelSelector:

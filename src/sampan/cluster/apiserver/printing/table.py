@@ -66,7 +66,7 @@ def _rows(kind: Kind, objects: list[Object], include: str) -> list[dict[str, Any
     )  # whose metadata are shown
     for obj in objects:
         row: dict[str, Any] = {"cells": cells(kind.columns, obj)}
-        if kind.resource.kind == "DaemonSet":
+        if kind.builtin == "DaemonSet":
             obj = _without_count(obj)  # noqa: PLW2901
         if include == "Object":
             row["object"] = obj
