@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.strategy import User
 from sampan.cluster.store import Entry
 from sampan.kube.errors import bad_request

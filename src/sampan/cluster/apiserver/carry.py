@@ -6,8 +6,8 @@ from typing import Any
 
 from sampan.cluster.apiserver import resets
 from sampan.cluster.apiserver.call import Call
-from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.literal import has_empty
 from sampan.cluster.store import Entry
 from sampan.kube.errors import Cause
@@ -16,8 +16,6 @@ from sampan.kube.objects import Object
 POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
 """Subresources of a pod that change only these fields of its spec."""
 
-LABELLED = {"ReplicationController"}
-"""Kinds whose labels have defaults, by what is sent even where only its status is kept."""
 SERVER_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from sampan.cluster.apiserver import definition_names
 from sampan.cluster.apiserver.call import Call
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.custom import CustomKind
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.store import Entry, Remove
 from sampan.kube.errors import ApiError
 from sampan.kube.kinds import CUSTOM_RESOURCE_DEFINITION as DEFINITION
@@ -27,7 +28,7 @@ def kinds_of(crd: Object) -> list[Kind]:
     """The kinds a definition serves, one per served version."""
     spec = crd["spec"]
     names = spec["names"]
-    served = []
+    served: list[Kind] = []
     for version in spec["versions"]:
         if not version.get("served"):
             continue
@@ -43,7 +44,7 @@ def kinds_of(crd: Object) -> list[Kind]:
             tuple(names.get("categories") or ()),
             tuple(name for name in ("scale", "status") if name in subresources),
         )
-        served.append(Kind(resource, crd, version))
+        served.append(CustomKind(resource, crd, version))
     return served
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from sampan.cluster.apiserver.call import Call
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube.errors import Cause, bad_request, invalid, unsupported_media_type
 from sampan.kube.objects import Object
 

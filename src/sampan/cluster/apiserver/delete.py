@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.cluster.apiserver import decode, writeoptions
 from sampan.cluster.apiserver.call import TRUE, Answer, Call
-from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.definition_names import condition
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.write import finished
 from sampan.cluster.store import Entry, Remove
 from sampan.kube.errors import ApiError, Cause, bad_request, conflict, invalid, not_found

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from sampan.cluster.apiserver.call import Answer, Call
-from sampan.cluster.apiserver.catalog import Catalog, Kind
+from sampan.cluster.apiserver.catalog import Catalog
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.printing.table import accepted
 from sampan.kube import kinds
 from sampan.kube.errors import path_not_found

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sampan.cluster.apiserver.call import Call
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube.objects import Object
 from sampan.kube.patch import fields as sets
 from sampan.kube.patch.fields import Fields, Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from sampan.cluster.apiserver.call import Call
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube import names
 from sampan.kube.errors import ApiError, Cause, conflict
 from sampan.kube.objects import Object

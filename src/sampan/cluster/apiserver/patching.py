@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from sampan.cluster.apiserver import resets
-from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube.errors import ApiError, Cause, bad_request
 from sampan.kube.objects import Object, now
 from sampan.kube.patch import strategic

@@ -12,7 +12,7 @@ import msgspec
 
 from sampan.cluster.apiserver import listoptions
 from sampan.cluster.apiserver.call import Answer, Call, Frame
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.listoptions import version_of
 from sampan.cluster.apiserver.printing.table import shape_of
 from sampan.cluster.apiserver.turns import FRAMES, Latest, Turn, Turns, grouped

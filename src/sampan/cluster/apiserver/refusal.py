@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube.errors import Cause
 
 APART = {("policy", "PodDisruptionBudget"), ("", "Event")}

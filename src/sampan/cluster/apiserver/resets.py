@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube.patch.fields import Fields
 from sampan.kube.patch.managed_fields import Reset
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sampan.cluster.apiserver.catalog import Kind, ScalePaths
+from sampan.cluster.apiserver.kind import Kind, ScalePaths
 from sampan.kube.patch import fields as sets
 from sampan.kube.patch import managed_fields as managed
 from sampan.kube.patch.fields import Fields, Path

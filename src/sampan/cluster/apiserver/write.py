@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sampan.cluster.apiserver import carry, decode, patching
+from sampan.cluster.apiserver import carry, decode, patched, patching
 from sampan.cluster.apiserver.admission.gate import NeedsReview
 from sampan.cluster.apiserver.call import Answer, Call
-from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.literal import given as literal_lists
 from sampan.cluster.apiserver.metadata import (
     causes_of,
     check_unborn,
     finalizer_causes,
-    finalizer_warnings,
     uid_conflict,
 )
 from sampan.cluster.apiserver.refusal import all_causes, without
@@ -36,17 +35,6 @@ if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-CREATE_ON_UPDATE = {"Service", "LimitRange", "Lease", "Event", "Endpoints", "Role", "RoleBinding", "ClusterRole",
-                    "ClusterRoleBinding"}  # fmt: skip
-CREATE_BY_STATUS = {"ValidatingAdmissionPolicy"}
-"""Built-in kinds that an apply to the status creates."""
-ONLY_CONDITIONAL = {
-    "CSIDriver", "CSINode", "CSIStorageCapacity", "Lease", "LeaseCandidate", "MutatingAdmissionPolicy",
-    "MutatingAdmissionPolicyBinding", "MutatingWebhookConfiguration", "PodDisruptionBudget", "RuntimeClass",
-    "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration",
-    "VolumeAttachment",
-}  # fmt: skip
-"""Built-in kinds that are replaced only by who says which version was read."""
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
 
 
@@ -93,12 +81,11 @@ class Writer:
         decode.check_owners(call, wanted)
         kind = call.served
         present = self.store.table(kind.table).get(call.key)
-        if present is None and kind.builtin in CREATE_ON_UPDATE:  # by way of its status, too
+        if present is None and kind.created_by_update:  # by way of its status, too
             check_unborn(call, wanted["metadata"])
             wanted["metadata"].setdefault("name", call.name)
             return self.answer(call, await self.create_object(call, wanted), 201)
-        conditional = kind.crd is not None or kind.builtin in ONLY_CONDITIONAL
-        if conditional and present is not None and not wanted["metadata"].get("resourceVersion"):
+        if kind.only_conditional and present is not None and not wanted["metadata"].get("resourceVersion"):
             self._check_versions(call, wanted, present.object)
             cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
             raise invalid(kind.resource.plural, call.name, [cause], kind.resource.group)
@@ -106,18 +93,11 @@ class Writer:
 
     async def patch(self, call: Call) -> Answer:
         content = decode.media_type(call.content_type)
-        if content not in patching.TYPES:
+        if content not in call.served.patch_types:
             raise ApiError(
                 415, "UnsupportedMediaType",
                 "the body of the request was in an unknown format - accepted media types include: "
-                + ", ".join(patching.TYPES),
-            )  # fmt: skip
-        kind = call.served
-        if content == patching.STRATEGIC and kind.crd is not None:
-            raise ApiError(
-                415, "UnsupportedMediaType",
-                "the body of the request was in an unknown format - accepted media types include:"
-                " application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+                + ", ".join(call.served.patch_types),
             )  # fmt: skip
         body, repeated = decode.read_body(call)
         call.earlier = None  # of a patch, the last value counts
@@ -125,40 +105,15 @@ class Writer:
             return await self._apply(call, body, repeated)
 
         def change(current: Object) -> Object:
-            patched = patching.patch(content, current, body, kind.schema)
-            if kind.crd is None and content == patching.STRATEGIC and isinstance(patched, dict):
-                decode.read_merged(kind, patched)
-            unversioned = isinstance(patched, dict) and patched.get("apiVersion") in (None, "")
-            if kind.crd is None and unversioned and patched.get("kind") in (None, "", kind.resource.kind):
-                unknown = [f'unknown field "{name}"' for name in sorted(patched.keys() - {"apiVersion", "kind"})]
-                mode = call.query.get("fieldValidation", "Warn")
-                if mode == "Strict" and unknown:
-                    error = bad_request(f"strict decoding error: {', '.join(unknown)}")
-                    raise patching.refused(content, body, patched, error)
-                call.warnings.extend(unknown if mode == "Warn" else ())
-                decode.check_name(call, {"metadata": {}})  # of no version, its fields are not found: upstream's words
-            try:
-                if kind.crd is not None:
-                    decode.check_patched(kind, patched)
-                decode.check_object(patched)
-                if kind.crd is None:
-                    decode.check_kind(kind, patched)
-                decode.check_types(call, kind, patched)
-                if kind.crd is None or decode.is_of(kind, patched):
-                    decode.check_fields(call, kind, patched, repeated)
-            except ApiError as error:
-                raise patching.refused(content, body, patched, error) from None
-            decode.check_name(call, patched)
-            if kind.crd is not None:
-                decode.check_same_kind(kind, patched)
-            return patched
+            made = patching.patch(content, current, body, call.served.schema)
+            return patched.checked(call, content, body, made, repeated)
 
         return self.answer(call, await self.change(call, change))
 
     async def _apply(self, call: Call, body: Any, repeated: list[str]) -> Answer:
         kind = call.served
         absent = self.store.table(kind.table).get(call.key) is None
-        unborn = absent and (not call.subresource or kind.builtin in CREATE_ON_UPDATE | CREATE_BY_STATUS)
+        unborn = absent and (not call.subresource or kind.created_by_status)
         if absent and not unborn:
             raise not_found(kind.resource.plural, call.name, kind.resource.group)
         if isinstance(body, dict):
@@ -268,9 +223,9 @@ class Writer:
                 sent = new
                 if call.subresource == "status":
                     sent = carry.without_spec(self.settle(kind, carry.without_spec(json_copy(obj), status)), None)
-                patching.track(None, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
+                patching.track(None, sent, kind.written_schema, call.field_manager, call.subresource, kind)
                 carry.own(new, sent, readable=patching.is_readable(kind, {"status": status}))
-            zeros.close(self._storage_schema(kind), new)
+            zeros.close(kind.written_schema, new)
             self.server.gate.mutate(call, new, None)
             kind.strategy.prepare_create(new, self.context(call, name))
             for admit in self.admission:
@@ -280,13 +235,13 @@ class Writer:
             own = lambda: kind.strategy.validate_create(new)  # noqa: E731
             self._refuse(kind, name, all_causes(kind, metadata_causes, causes, own, fresh=True))
             self.server.gate.validate(call, new, None)
-            call.warnings.extend(self._warnings(kind, new, None))
+            call.warnings.extend(kind.warnings(new, None))
             if current is not None:  # last, as upstream: what is wrong with the object is said first
                 error = already_exists(resource.plural, name, resource.group)
                 if current.object["metadata"].get("deletionTimestamp"):
                     error.message = f"object is being deleted: {error.message}"
                 raise error
-            return new if kind.crd is None else kind.inward(new)
+            return kind.kept(new)
 
         return await self._store(call, kind, key, mutate)
 
@@ -303,8 +258,7 @@ class Writer:
             gone = None
             if current is None:
                 raise not_found(resource.plural, call.name, resource.group)
-            # A custom kind is written in the version of the request and converted last, a built-in one first.
-            old = current.object if kind.crd is None else kind.seen(current.object)
+            old = kind.present(current.object)
             wanted = change(kind.seen(msgspec.json.decode(current.encoded)))
             if call.verb != "patch":
                 decode.check_owners(call, wanted)
@@ -314,13 +268,13 @@ class Writer:
                 last_applied.renew(wanted, note)
             literal = carry.gives_empty(kind, wanted) and call.subresource is None
             rewritten = literal_lists(call, kind, wanted)
-            new = kind.inward(wanted) if kind.crd is None else wanted
+            new = kind.working(wanted)
             emptied = carry.emptied(kind, wanted, old)
             readable = tracked or patching.is_readable(kind, wanted)
             sent: Object | None = None
             if not tracked and call.subresource == "status" and carry.is_owned_as_sent(kind):
                 sent = self.settle(kind, json_copy(new))
-                patching.track(old, sent, self._storage_schema(kind), call.field_manager, call.subresource, kind)
+                patching.track(old, sent, kind.written_schema, call.field_manager, call.subresource, kind)
             if call.subresource == "status" and kind.builtin in carry.LABELLED:
                 kind.strategy.default(new)
             carry.carry_over(call, kind, new, old)
@@ -335,10 +289,10 @@ class Writer:
                 carry.own(new, sent, readable=True)
             elif not tracked:
                 track = patching.track
-                track(old, new, self._storage_schema(kind), call.field_manager, call.subresource, kind, rewritten)
+                track(old, new, kind.written_schema, call.field_manager, call.subresource, kind, rewritten)
             if call.verb == "patch":  # last: an owner that was given twice is owned as such
                 decode.check_owners(call, new)
-            zeros.close(self._storage_schema(kind), new)
+            zeros.close(kind.written_schema, new)
             kind.strategy.prepare_update(new, old, self.context(call, call.name))
             self.server.gate.mutate(call, new, old)
             for admit in self.admission:
@@ -348,7 +302,7 @@ class Writer:
             more = lambda: kind.strategy.validate_update(new, old) + emptied  # noqa: E731
             self._refuse(kind, call.name, all_causes(kind, metadata_causes, causes, more, fresh=False))
             if kind.crd is not None or call.subresource != "status":  # of a built-in one, its spec was told of before
-                call.warnings.extend(self._warnings(kind, new, old))
+                call.warnings.extend(kind.warnings(new, old))
             if call.subresource != "binding":  # where a pod runs is no change of what it is
                 carry.bump(call, kind, new, old, literal=literal)
             self.server.gate.validate(call, new, old)
@@ -356,7 +310,7 @@ class Writer:
                 if kind.crd is None or kind.storage is kind.resource:
                     return current.object
                 new = old  # written all the same, without what this version does not know
-            made = new if kind.crd is None else kind.inward(new)
+            made = kind.kept(new)
             if not finished(made):
                 return made
             gone = made if kind.crd is None else new
@@ -399,18 +353,8 @@ class Writer:
         assert entry is not None
         return entry
 
-    @staticmethod
-    def _warnings(kind: Kind, new: Object, old: Object | None) -> list[str]:
-        return kind.strategy.warnings(new, old) if kind.crd is None else finalizer_warnings(new, old)
-
-    @staticmethod
-    def _storage_schema(kind: Kind) -> schema.Schema:
-        if kind.storage is kind.resource or kind.crd is not None:
-            return kind.schema
-        return schema.for_kind(kind.storage.api_version, kind.storage.kind) or schema.ANYTHING
-
     def _schema_causes(self, kind: Kind, new: Object, old: Object | None) -> list[Cause]:
-        causes = without(kind.strategy.optional, schema.validate(self._storage_schema(kind), new))
+        causes = without(kind.strategy.optional, schema.validate(kind.written_schema, new))
         if kind.rules is not None:
             from sampan.cluster.apiserver.cel.rules import rule_causes
 
@@ -419,8 +363,8 @@ class Writer:
 
     def settle(self, kind: Kind, obj: Object, *, applied: bool = False) -> Object:
         """Defaults, canonical forms, and only known fields, in the stored version."""
-        obj = kind.inward(obj) if kind.crd is None else obj
-        node, plain = self._storage_schema(kind), False
+        obj = kind.working(obj)
+        node, plain = kind.written_schema, False
         spec = node.properties.get("spec")
         if kind.crd is None and obj.get("spec") is None and spec is not None and spec.default == {}:
             obj["spec"] = {}  # a structure is there even if nothing is said of it: it has defaults

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from sampan.cluster.apiserver.call import Call
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube import kinds
 from sampan.kube.objects import Object
 from sampan.kube.selectors import from_label_selector

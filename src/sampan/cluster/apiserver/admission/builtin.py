@@ -13,7 +13,7 @@ from sampan.cluster.apiserver.admission import defaults, limits
 from sampan.cluster.apiserver.admission.podsecurity import PodSecurity
 from sampan.cluster.apiserver.admission.quota import Quotas, refusal
 from sampan.cluster.apiserver.call import Call
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube import kinds
 from sampan.kube.errors import forbidden
 from sampan.kube.objects import Object

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from sampan.cluster.apiserver.admission.attributes import Attributes
-from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.cel import BOOL, DYN, STRING, Program, Type, compile_program, list_of, map_of
+from sampan.cluster.apiserver.kind import Kind
 
 _KIND = Type("kubernetes.GroupVersionKind", fields={"group": STRING, "version": STRING, "kind": STRING})
 _RESOURCE = Type("kubernetes.GroupVersionResource", fields={"group": STRING, "version": STRING, "resource": STRING})

@@ -14,8 +14,8 @@ from msgspec import Struct
 from sampan.cluster.apiserver.admission.attributes import Attributes
 from sampan.cluster.apiserver.admission.builtin import Builtin
 from sampan.cluster.apiserver.call import Call
-from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.versions.conversion import NeedsConversion
 from sampan.cluster.store import Entry
 from sampan.kube.errors import conflict

@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from sampan.cluster.apiserver.admission import expressions
 from sampan.cluster.apiserver.admission.attributes import Attributes, matched
-from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.cel import DYN, EvaluationFault, SyntaxFault, Type
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube.objects import Object
 from sampan.kube.selectors import from_label_selector
 

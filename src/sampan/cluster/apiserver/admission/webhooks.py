@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from sampan.cluster.apiserver import patching
 from sampan.cluster.apiserver.admission.attributes import Attributes, matched
-from sampan.cluster.apiserver.catalog import Kind
 from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.apiserver.kind import Kind
 from sampan.kube import kinds
 from sampan.kube.errors import ApiError, forbidden
 from sampan.kube.objects import Object

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sampan.cluster.apiserver.call import Answer, Call, Frame
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.versions import conversion
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import Object

@@ -15,7 +15,7 @@ from sampan.kube.objects import Object
 
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.call import Answer
-    from sampan.cluster.apiserver.catalog import Kind
+    from sampan.cluster.apiserver.kind import Kind
 
 _STORAGE = {
     kinds.HORIZONTAL_POD_AUTOSCALER_V1: kinds.HORIZONTAL_POD_AUTOSCALER,

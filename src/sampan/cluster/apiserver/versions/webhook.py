@@ -16,7 +16,7 @@ import msgspec
 
 from sampan.cluster.apiserver.admission.webhooks import CallFault
 from sampan.cluster.apiserver.call import Answer, Frame
-from sampan.cluster.apiserver.catalog import Kind
+from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.versions.conversion import NeedsConversion
 from sampan.kube import schema
 from sampan.kube.errors import ApiError
