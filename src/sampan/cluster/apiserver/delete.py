@@ -11,7 +11,7 @@ from sampan.cluster.apiserver.call import TRUE, Answer, Call
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.definition_names import condition
 from sampan.cluster.apiserver.kind import Kind
-from sampan.cluster.apiserver.write import finished
+from sampan.cluster.apiserver.update import finished
 from sampan.cluster.store import Entry, Remove
 from sampan.kube.errors import ApiError, Cause, bad_request, conflict, invalid, not_found
 from sampan.kube.objects import Object, parse_time
@@ -150,16 +150,16 @@ class Deleter:
             options = {name: value for name, value in options.items() if name != "preconditions"}  # met already
         entry = await self.server.store.write(kind.table, key, mutate)
         assert entry is not None
-        if gone and kind.table == "/services":
-            await self.forget_endpoints(call, key)
+        if gone:
+            await self.removed(call, kind, key)
         return entry, gone
 
-    async def forget_endpoints(self, call: Call, key: str) -> None:
-        """The Endpoints of a service go with it, within the request."""
-        kind = self.server.catalog.find("", "v1", "endpoints")
-        with contextlib.suppress(ApiError):
-            if kind is not None:
-                await self.remove(call, kind, key, {})
+    async def removed(self, call: Call, kind: Kind, key: str) -> None:
+        """What goes with an object within the request: the Endpoints of a Service."""
+        endpoints = self.server.catalog.find("", "v1", "endpoints")
+        if kind.builtin == "Service" and endpoints is not None:
+            with contextlib.suppress(ApiError):
+                await self.remove(call, endpoints, key, {})
 
     @staticmethod
     def _check_preconditions(kind: Kind, name: str, obj: Object, preconditions: dict[str, Any]) -> None:

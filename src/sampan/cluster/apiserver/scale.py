@@ -8,7 +8,7 @@ from sampan.cluster.apiserver import carry, decode, patching, scale_owners
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.kind import Kind, ScalePaths
-from sampan.cluster.apiserver.write import STALE
+from sampan.cluster.apiserver.update import STALE
 from sampan.kube.errors import ApiError, Cause, bad_request, conflict, invalid, not_found, unsupported_media_type
 from sampan.kube.kinds import Resource
 from sampan.kube.objects import Object, now

@@ -9,7 +9,7 @@ from sampan.cluster.apiserver import decode
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.carry import POD_PARTS
 from sampan.cluster.apiserver.decode import json_copy
-from sampan.cluster.apiserver.write import STALE
+from sampan.cluster.apiserver.update import STALE
 from sampan.cluster.runtime import LogOptions
 from sampan.cluster.store import Entry
 from sampan.kube import kinds

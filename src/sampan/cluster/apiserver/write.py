@@ -6,28 +6,24 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from sampan.cluster.apiserver import carry, decode, patched, patching
 from sampan.cluster.apiserver.admission.gate import NeedsReview
 from sampan.cluster.apiserver.call import Answer, Call
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.kind import Kind
-from sampan.cluster.apiserver.literal import given as literal_lists
 from sampan.cluster.apiserver.metadata import (
     causes_of,
     check_unborn,
-    finalizer_causes,
-    uid_conflict,
 )
 from sampan.cluster.apiserver.refusal import all_causes, without
 from sampan.cluster.apiserver.strategy import Context
+from sampan.cluster.apiserver.update import Change, Update, check_versions
 from sampan.cluster.apiserver.versions.conversion import NeedsConversion
 from sampan.cluster.store import Entry, Remove, Store
 from sampan.kube import schema, zeros
-from sampan.kube.errors import ApiError, Cause, already_exists, bad_request, conflict, forbidden, invalid, not_found
+from sampan.kube.errors import ApiError, Cause, already_exists, bad_request, forbidden, invalid, not_found
 from sampan.kube.objects import Object, new_uid, now
-from sampan.kube.patch import last_applied, managed_fields
+from sampan.kube.patch import last_applied
 from sampan.kube.plain import is_plain
 from sampan.kube.transport import APPLY_PATCH
 
@@ -35,11 +31,6 @@ if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-STALE = "the object has been modified; please apply your changes to the latest version and try again"
-
-
-Change = Callable[[Object], Object]
-"""From a fresh copy of the present object, in the version of the request, to the wanted one."""
 
 
 def generated_name(base: str) -> str:
@@ -86,7 +77,7 @@ class Writer:
             wanted["metadata"].setdefault("name", call.name)
             return self.answer(call, await self.create_object(call, wanted), 201)
         if kind.only_conditional and present is not None and not wanted["metadata"].get("resourceVersion"):
-            self._check_versions(call, wanted, present.object)
+            check_versions(call, wanted, present.object)
             cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
             raise invalid(kind.resource.plural, call.name, [cause], kind.resource.group)
         return self.answer(call, await self.change(call, lambda _: wanted))
@@ -231,9 +222,9 @@ class Writer:
             for admit in self.admission:
                 admit(call, new, None)
             metadata_causes = causes_of(kind, new, name)
-            causes = self._schema_causes(kind, new, None) + patching.scale_causes(kind, new)
+            causes = self.schema_causes(kind, new, None) + patching.scale_causes(kind, new)
             own = lambda: kind.strategy.validate_create(new)  # noqa: E731
-            self._refuse(kind, name, all_causes(kind, metadata_causes, causes, own, fresh=True))
+            self.refuse(kind, name, all_causes(kind, metadata_causes, causes, own, fresh=True))
             self.server.gate.validate(call, new, None)
             call.warnings.extend(kind.warnings(new, None))
             if current is not None:  # last, as upstream: what is wrong with the object is said first
@@ -249,77 +240,13 @@ class Writer:
         """Replace the present object by `change(copy of it)`, and the note of `kubectl apply` in it, if any, by `note`.
         Raises ApiError 404, 409, 422."""
         kind = call.served
-        resource = kind.resource
-
-        gone: Object | None = None
-
-        def mutate(current: Entry | None) -> Object | Remove:
-            nonlocal gone
-            gone = None
-            if current is None:
-                raise not_found(resource.plural, call.name, resource.group)
-            old = kind.present(current.object)
-            wanted = change(kind.seen(msgspec.json.decode(current.encoded)))
-            if call.verb != "patch":
-                decode.check_owners(call, wanted)
-            self._check_versions(call, wanted, old)
-            bare = tracked and kind.crd is not None and carry.alike(wanted, old)  # which adds no defaults
-            if note:
-                last_applied.renew(wanted, note)
-            literal = carry.gives_empty(kind, wanted) and call.subresource is None
-            rewritten = literal_lists(call, kind, wanted)
-            new = kind.working(wanted)
-            emptied = carry.emptied(kind, wanted, old)
-            readable = tracked or patching.is_readable(kind, wanted)
-            sent: Object | None = None
-            if not tracked and call.subresource == "status" and carry.is_owned_as_sent(kind):
-                sent = self.settle(kind, json_copy(new))
-                patching.track(old, sent, kind.written_schema, call.field_manager, call.subresource, kind)
-            if call.subresource == "status" and kind.builtin in carry.LABELLED:
-                kind.strategy.default(new)
-            carry.carry_over(call, kind, new, old)
-            if not bare:
-                new = self.settle(kind, new, applied=tracked)
-            if kind.crd is not None and call.subresource == "status":  # nor by defaults
-                kept = {key: value for key, value in old.items() if key not in {"metadata", "status"}}
-                new = {**{key: new[key] for key in ("metadata", "status") if key in new}, **json_copy(kept)}
-            if not readable or (sent is not None and not sent["metadata"].get("managedFields")):
-                new["metadata"].pop("managedFields", None)
-            elif sent is not None and kind.crd is None:
-                carry.own(new, sent, readable=True)
-            elif not tracked:
-                track = patching.track
-                track(old, new, kind.written_schema, call.field_manager, call.subresource, kind, rewritten)
-            if call.verb == "patch":  # last: an owner that was given twice is owned as such
-                decode.check_owners(call, new)
-            zeros.close(kind.written_schema, new)
-            kind.strategy.prepare_update(new, old, self.context(call, call.name))
-            self.server.gate.mutate(call, new, old)
-            for admit in self.admission:
-                admit(call, new, old)
-            metadata_causes = causes_of(kind, new, call.name) + finalizer_causes(new, old)
-            causes = self._schema_causes(kind, new, old) + patching.scale_causes(kind, new)
-            more = lambda: kind.strategy.validate_update(new, old) + emptied  # noqa: E731
-            self._refuse(kind, call.name, all_causes(kind, metadata_causes, causes, more, fresh=False))
-            if kind.crd is not None or call.subresource != "status":  # of a built-in one, its spec was told of before
-                call.warnings.extend(kind.warnings(new, old))
-            if call.subresource != "binding":  # where a pod runs is no change of what it is
-                carry.bump(call, kind, new, old, literal=literal)
-            self.server.gate.validate(call, new, old)
-            if tracked and managed_fields.only_time_differs(new, old):
-                if kind.crd is None or kind.storage is kind.resource:
-                    return current.object
-                new = old  # written all the same, without what this version does not know
-            made = kind.kept(new)
-            if not finished(made):
-                return made
-            gone = made if kind.crd is None else new
-            return Remove(json_copy(current.object))  # what watchers are told is what there was
-
-        entry = await self._store(call, kind, call.key, mutate)
-        if gone is not None and kind.table == "/services" and not call.dry_run:
-            await self.server.deleter.forget_endpoints(call, call.key)
-        return entry if gone is None else Entry(entry.key, 0, b"", {**gone, "metadata": carry.versioned(gone, entry)})
+        update = Update(self, call, change, tracked=tracked, note=note)
+        entry = await self._store(call, kind, call.key, update)
+        if update.gone is None:
+            return entry
+        if not call.dry_run:
+            await self.server.deleter.removed(call, kind, call.key)
+        return Entry(entry.key, 0, b"", {**update.gone, "metadata": carry.versioned(update.gone, entry)})
 
     async def _store(
         self, call: Call, kind: Kind, key: str, mutate: Callable[[Entry | None], Object | Remove | None]
@@ -353,7 +280,7 @@ class Writer:
         assert entry is not None
         return entry
 
-    def _schema_causes(self, kind: Kind, new: Object, old: Object | None) -> list[Cause]:
+    def schema_causes(self, kind: Kind, new: Object, old: Object | None) -> list[Cause]:
         causes = without(kind.strategy.optional, schema.validate(kind.written_schema, new))
         if kind.rules is not None:
             from sampan.cluster.apiserver.cel.rules import rule_causes
@@ -413,29 +340,6 @@ class Writer:
             raise error
 
     @staticmethod
-    def _refuse(kind: Kind, name: str, causes: list[Cause]) -> None:
+    def refuse(kind: Kind, name: str, causes: list[Cause]) -> None:
         if causes:
             raise invalid(kind.resource.kind, name, causes, kind.storage.group)
-
-    @staticmethod
-    def _check_versions(call: Call, wanted: Object, old: Object) -> None:
-        resource = call.served.resource
-        metadata, present = wanted["metadata"], old["metadata"]
-        version = metadata.get("resourceVersion")
-        if version and version != "0" and version != present["resourceVersion"]:
-            raise conflict(resource.plural, call.name, STALE, resource.group)
-        if metadata.get("uid") and metadata["uid"] != present["uid"]:
-            if call.verb == "patch":
-                cause = Cause("metadata.uid", f'Invalid value: "{metadata["uid"]}": field is immutable')
-                raise invalid(resource.kind, call.name, [cause], resource.group)
-            raise uid_conflict(call, metadata["uid"], present["uid"])
-
-
-def finished(obj: Object) -> bool:
-    """Whether an object marked for deletion has nothing left to wait for."""
-    metadata = obj["metadata"]
-    if not metadata.get("deletionTimestamp") or metadata.get("finalizers"):
-        return False
-    if obj["kind"] == "Namespace" and obj["apiVersion"] == "v1" and (obj.get("spec") or {}).get("finalizers"):
-        return False
-    return not metadata.get("deletionGracePeriodSeconds")
