@@ -342,3 +342,26 @@ def test_an_address_that_nobody_applies_any_more_stays(wire: Wire, ns: str) -> N
     assert wire.apply(path, {**body, "spec": {**spec, "clusterIP": "None"}}).code == 201
     left = wire.apply(path, {**body, "spec": spec})
     assert (left.code, left["spec"]["clusterIP"], left["spec"]["clusterIPs"]) == (200, "None", ["None"])
+
+
+def test_what_an_event_is_about_besides_stays_nothing(wire: Wire, ns: str) -> None:
+    path = f"/apis/events.k8s.io/v1/namespaces/{ns}/events"
+    wire.post(core(ns, "events"), {"metadata": {"name": "e"}, "involvedObject": {"namespace": ns, "name": "n"}})
+    assert "related" in fields(wire.patch(f"{path}/e", {"related": {}}))
+
+
+def test_an_event_is_of_a_name_without_a_kind_too(wire: Wire, ns: str) -> None:
+    event = {"metadata": {"name": "e"}, "involvedObject": {"namespace": ns, "name": "n"}, "count": 3, "series": {}}
+    assert wire.post(core(ns, "events"), event).code == 201
+    headers = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    (row,) = wire.request("GET", f"{core(ns, 'events')}/e", headers=headers)["rows"]
+    assert [row["cells"][at] for at in (0, 3, 8)] == ["<unknown>", "/n", 0]
+
+
+def test_nulls_of_a_list_whose_order_is_set_stay(wire: Wire, ns: str) -> None:
+    wire.post(core(ns, "podtemplates"), {"metadata": {"name": "t"}, "template": template()})
+    name = template()["spec"]["containers"][0]["name"]
+    env = {"name": name, "env": [{"name": None, "value": "1"}], "$setElementOrder/env": [{"name": None}]}
+    patch = {"template": {"spec": {"containers": [env]}}}
+    refused = wire.patch(f"{core(ns, 'podtemplates')}/t", patch, STRATEGIC)
+    assert fields(refused) == {"template.spec.containers[0].env[0].name"}

@@ -56,6 +56,21 @@ def carry_over(call: Call, kind: Kind, new: Object, old: Object) -> None:
             metadata[field] = present[field]
 
 
+MARKS = ("deletionTimestamp", "deletionGracePeriodSeconds")
+"""What a deletion leaves in the metadata: no update can change it, and one that does not say it takes its owners."""
+
+
+def marks(sent: Object) -> Object:
+    """The marks of a deletion that a write brings."""
+    return {field: sent["metadata"][field] for field in MARKS if sent["metadata"].get(field) is not None}
+
+
+def marked(new: Object, brought: Object) -> Object:
+    """`new` with the marks that were brought, as its owners are told by; `new` itself where they are its own."""
+    metadata = {field: value for field, value in new["metadata"].items() if field not in MARKS} | brought
+    return new if metadata == new["metadata"] else {**new, "metadata": metadata}
+
+
 LABELLED = {"Job", "ReplicationController"}
 """Built-in kinds without labels of their own have those of their template, as whose nobody owns them."""
 

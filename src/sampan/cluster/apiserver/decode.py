@@ -327,6 +327,8 @@ def read_applied(kind: Kind, obj: Object) -> None:
 def check_name(call: Call, obj: Object) -> None:
     """400 for an object that names another one than the path, or none."""
     metadata = obj["metadata"]
+    if call.namespace and (metadata.get("namespace") or call.namespace) != call.namespace:
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
     if not metadata.get("name"):
         raise bad_request(
             f"the name of the object ({call.name} based on URL) was undeterminable: name must be provided"
@@ -335,8 +337,6 @@ def check_name(call: Call, obj: Object) -> None:
         raise bad_request(
             f"the name of the object ({metadata['name']}) does not match the name on the URL ({call.name})"
         )
-    if call.namespace and (metadata.get("namespace") or call.namespace) != call.namespace:
-        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
 
 
 OWNER = {"apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"}
@@ -377,6 +377,8 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
     applied = media_type(call.content_type) == "application/apply-patch+yaml"
     yaml = applied or media_type(call.content_type) == "application/yaml"
     unknown = schema.unknown_fields(kind.schema, obj)
+    if kind.crd is not None:  # in order, but what is said of the metadata is first
+        unknown.sort(key=lambda fault: (not fault.startswith('unknown field "metadata.'), fault))
     if kind.crd is None and not yaml and call.verb != "patch":  # what is unknown is not looked into
         hidden = [fault.removeprefix("unknown field ").strip('"') for fault in unknown]
         repeated = [fault for fault in repeated if not any(_within(fault, path) for path in hidden)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from sampan.cluster.apiserver import resets
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.kind import Kind
 from sampan.kube import names
@@ -106,6 +107,19 @@ def finalizer_causes(new: Object, old: Object) -> list[Cause]:
         f" []string{{{shown}}}"
     )
     return [Cause("metadata.finalizers", message, "FieldValueForbidden")]
+
+
+def change_causes(call: Call, new: Object, old: Object, marks: Object) -> list[Cause]:
+    """Faults of what an update makes of the metadata. `marks`: those of a deletion that it brings; they may be of none
+    that there was, or tell of another grace."""
+    present = old["metadata"]
+    if not resets.keeps_marks(call.served, call.subresource):
+        marks = {}
+    return finalizer_causes(new, old) + [
+        names.invalid_value(f"metadata.{field}", value, "field is immutable")
+        for field, value in marks.items()
+        if value != present.get(field) and not (field == "deletionTimestamp" and field in present)
+    ]
 
 
 def check_unborn(call: Call, metadata: Object) -> None:

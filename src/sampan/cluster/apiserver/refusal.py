@@ -27,6 +27,8 @@ def all_causes(
 ) -> list[Cause]:
     """Every fault at once. The kind's own checks run only where the types are right; what the schema requires is said
     only where they say nothing of the same field."""
+    if any(cause.field.startswith("metadata.ownerReferences.") for cause in metadata):
+        typed = [cause for cause in typed if not cause.field.startswith("metadata.ownerReferences[")]
     if any(cause.reason != "FieldValueRequired" for cause in typed):
         return metadata + typed
     own = more()
@@ -35,9 +37,4 @@ def all_causes(
     else:
         typed = [cause for cause in typed if not cause.field.startswith("metadata.")]
     said = {cause.field for cause in own}
-    owners = any(field.startswith("metadata.ownerReferences.") for field in said)
-    return own + [
-        cause
-        for cause in typed
-        if cause.field not in said and not (owners and cause.field.startswith("metadata.ownerReferences["))
-    ]
+    return own + [cause for cause in typed if cause.field not in said]

@@ -28,6 +28,12 @@ def status_metadata(kind: Kind) -> tuple[str, ...]:
     return tuple(name for name in METADATA if cut and f"f:{name}" not in cut)
 
 
+def keeps_marks(kind: Kind, subresource: str | None) -> bool:
+    """Whether a write may say what a deletion leaves in the metadata, if only to be refused."""
+    cut = of(kind, subresource)(kind.resource.api_version).get("f:metadata")
+    return cut is None or (cut != {} and "f:deletionTimestamp" not in cut)
+
+
 def of(kind: Kind, subresource: str | None) -> Reset:
     """By version. A custom kind leaves as it is what it does in the version of the request, and no other."""
     resource = kind.resource

@@ -11,7 +11,7 @@ from sampan.cluster.apiserver import carry, decode, patching
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.literal import given as literal_lists
-from sampan.cluster.apiserver.metadata import causes_of, finalizer_causes, uid_conflict
+from sampan.cluster.apiserver.metadata import causes_of, change_causes, uid_conflict
 from sampan.cluster.apiserver.refusal import all_causes
 from sampan.cluster.store import Entry, Remove
 from sampan.kube import zeros
@@ -50,12 +50,13 @@ class Update:
         if call.verb != "patch":
             decode.check_owners(call, wanted)
         check_versions(call, wanted, old)
+        marks = carry.marks(wanted)
         emptied, literal = carry.emptied(kind, wanted, old), carry.gives_empty(kind, wanted) and not call.subresource
-        new = self._settled(wanted, old)
+        new = self._settled(wanted, old, marks)
         if call.verb == "patch":  # last: an owner that was given twice is owned as such
             decode.check_owners(call, new)
         zeros.close(kind.written_schema, new)
-        self._admit(new, old, emptied)
+        self._admit(new, old, change_causes(call, new, old, marks), emptied)
         if call.subresource != "binding":  # where a pod runs is no change of what it is
             carry.bump(call, kind, new, old, literal=literal)
         self.writer.server.gate.validate(call, new, old)
@@ -69,7 +70,7 @@ class Update:
         self.gone = made if kind.crd is None else new
         return Remove(json_copy(current.object))  # what watchers are told is what there was
 
-    def _settled(self, wanted: Object, old: Object) -> Object:
+    def _settled(self, wanted: Object, old: Object, marks: Object) -> Object:
         """What is wanted with all that the server adds and keeps, and its owners."""
         call, kind, tracked = self.call, self.kind, self.tracked
         bare = tracked and kind.crd is not None and carry.alike(wanted, old)  # which adds no defaults
@@ -91,8 +92,9 @@ class Update:
         elif sent is not None and kind.crd is None:
             carry.own(new, sent, readable=True)
         elif not tracked:
-            track = patching.track
-            track(old, new, kind.written_schema, call.field_manager, call.subresource, kind, rewritten)
+            told, track = carry.marked(new, marks), patching.track
+            track(old, told, kind.written_schema, call.field_manager, call.subresource, kind, rewritten)
+            carry.own(new, told, readable=True)
         return new
 
     def _sent(self, new: Object, old: Object) -> Object | None:
@@ -103,14 +105,14 @@ class Update:
         patching.track(old, sent, self.kind.written_schema, self.call.field_manager, self.call.subresource, self.kind)
         return sent
 
-    def _admit(self, new: Object, old: Object, emptied: list[Cause]) -> None:
+    def _admit(self, new: Object, old: Object, changed: list[Cause], emptied: list[Cause]) -> None:
         """Strategy, admission and validation."""
         call, kind, writer = self.call, self.kind, self.writer
         kind.strategy.prepare_update(new, old, writer.context(call, call.name))
         writer.server.gate.mutate(call, new, old)
         for admit in writer.admission:
             admit(call, new, old)
-        metadata_causes = causes_of(kind, new, call.name) + finalizer_causes(new, old)
+        metadata_causes = causes_of(kind, new, call.name) + changed
         causes = writer.schema_causes(kind, new, old) + patching.scale_causes(kind, new)
 
         def more() -> list[Cause]:

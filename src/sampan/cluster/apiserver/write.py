@@ -115,7 +115,7 @@ class Writer:
             raise bad_request("metadata.managedFields must be nil")
         if not absent:
             applied["metadata"].setdefault("name", call.name)
-        decode.check_name(call, applied)
+        named = {"metadata": dict(applied["metadata"])}
         note = last_applied.note_of(applied) if call.field_manager == last_applied.MANAGER else ""
         if call.namespace:
             applied["metadata"]["namespace"] = call.namespace
@@ -128,13 +128,14 @@ class Writer:
             )  # fmt: skip
             decode.read_applied(kind, made)
             decode.check_fields(call, kind, applied, repeated)
+            decode.check_name(call, named)
             return made
 
         if unborn:
-            if wanted_version:
-                raise not_found(kind.resource.plural, call.name, kind.resource.group)
             try:
                 made = change(None)
+                if wanted_version:
+                    raise not_found(kind.resource.plural, call.name, kind.resource.group)
                 if note:
                     last_applied.renew(made, note)
                 return self.answer(call, await self.create_object(call, made, tracked=True), 201)

@@ -107,6 +107,16 @@ def _bare(value: Any) -> Any:
     return value
 
 
+def _undirected(value: Any) -> Any:
+    """A list that is new to the object and whose order is set: without what holds a `$patch`; its nulls stay."""
+    if isinstance(value, dict):
+        kept = {key: _undirected(item) for key, item in value.items()}
+        return _GONE if _PATCH in value else {key: item for key, item in kept.items() if item is not _GONE}
+    if isinstance(value, list):
+        return [item for item in map(_undirected, value) if item is not _GONE]
+    return value
+
+
 def _retain(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     keep = patch.pop(_RETAIN)
     fault = bad_request("invalid patch format of retainKeys")
@@ -134,7 +144,7 @@ def _set_order(result: dict[str, Any], patch: dict[str, Any], key: str, schema: 
     if field not in patch:
         merged = before
     elif field not in result:
-        merged = _bare(wanted)
+        merged = _undirected(wanted)
     elif "merge" in child.patch_strategy:
         merged = _merge_list(before, wanted, child)
     else:

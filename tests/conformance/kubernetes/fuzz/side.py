@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from tests.conformance.kubernetes.fuzz.compare import normal, plain
-from tests.conformance.kubernetes.fuzz.generate import GENERATED, NAMES, YAML, Operation, root
+from tests.conformance.kubernetes.fuzz.generate import NAMES, YAML, Operation, root
 from tests.conformance.kubernetes.fuzz.kinds import APART, KINDS, NAMESPACE, WIDGET
 from tests.conformance.kubernetes.fuzz.more_kinds import GADGET
 from tests.conformance.kubernetes.wire import Reply, Wire
@@ -140,7 +140,7 @@ class Side:
         body = reply.body
         metadata = body.get("metadata") or {}
         name = str(metadata.get("name", ""))
-        if name.startswith(GENERATED) and asked.method == "POST" and "dryRun" not in asked.query:
+        if name not in NAMES and asked.method == "POST" and "dryRun" not in asked.query:
             self.remove(f"{asked.path}/{name}", bool(metadata.get("finalizers")))
         elif name in NAMES and metadata.get("uid") and "resourceVersion" in metadata:
             seen = self.seen.setdefault(f"{key_of(asked.path).partition('/')[0]}/{name}", Seen())

@@ -138,13 +138,13 @@ def _event_times(event: Object) -> tuple[str, str, int]:
     first = event.get("firstTimestamp") or event.get("eventTime")
     last, count = event.get("lastTimestamp") or first, event.get("count") or 1
     if event.get("series"):
-        last, count = event["series"].get("lastObservedTime"), event["series"].get("count") or count
+        last, count = event["series"].get("lastObservedTime"), event["series"].get("count") or 0
     return since(first), since(last), count
 
 
 def _event_object(event: Object) -> str:
     kind, name = at(event, "involvedObject", "kind") or "", at(event, "involvedObject", "name") or ""
-    return "/".join(filter(None, (kind.lower(), name)))
+    return f"{kind.lower()}/{name}" if name else kind.lower()
 
 
 def _event_source(event: Object) -> str:

@@ -86,7 +86,8 @@ class StrictEvent(Event):
         if new.get("series") != old.get("series"):
             self._series(faults, new)
         for field in _FIXED:
-            if (new.get(field) or None) != (old.get(field) or None):
+            after, before = new.get(field), old.get(field)
+            if (after or None) != (before or None) or (field == "related" and (after is None) != (before is None)):
                 where = self.controller if field == Event.controller else field
                 faults.invalid(where, _shown(field, new.get(field)), "field is immutable")
 
