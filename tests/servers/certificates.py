@@ -36,7 +36,12 @@ class Authority:
             .not_valid_before(now - datetime.timedelta(days=60))
             .not_valid_after(now + datetime.timedelta(days=days))
         )
-        for extension in extensions:
+        signer, own = self.key.public_key(), key.public_key()
+        for extension in (  # the first two are asked for by Python from 3.13 on
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer),
+            x509.SubjectKeyIdentifier.from_public_key(own),
+            *extensions,
+        ):
             builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
         return builder.sign(self.key, hashes.SHA256())
 
