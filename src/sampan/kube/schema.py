@@ -157,6 +157,12 @@ ANYTHING = Schema({"x-kubernetes-preserve-unknown-fields": True})
 """A value of any shape: maps in it are granular, lists atomic."""
 
 
+@cache
+def no_fields() -> Schema:
+    """Of it nothing is known but what every object has."""
+    return Schema.from_crd({"type": "object"})
+
+
 def _object_fields(properties: dict[str, Schema]) -> dict[str, Schema]:
     """Fields of a custom object: its own, and the three every object has, which a CRD cannot redefine."""
     text = {"type": "string"}

@@ -365,3 +365,59 @@ def test_nulls_of_a_list_whose_order_is_set_stay(wire: Wire, ns: str) -> None:
     patch = {"template": {"spec": {"containers": [env]}}}
     refused = wire.patch(f"{core(ns, 'podtemplates')}/t", patch, STRATEGIC)
     assert fields(refused) == {"template.spec.containers[0].env[0].name"}
+
+
+def test_a_namespace_that_had_no_finalizers_is_shown_when_it_goes(wire: Wire, ns: str) -> None:
+    name, path = f"{ns}-gone", f"/api/v1/namespaces/{ns}-gone"
+    wire.post("/api/v1/namespaces", {"metadata": {"name": name, "finalizers": ["example.com/f"]}})
+    wire.put(f"{path}/finalize", {"metadata": {"name": name, "finalizers": ["example.com/f"]}, "spec": {}})
+    assert "deletionGracePeriodSeconds" not in wire.delete(path)["metadata"]
+    assert wire.delete(path)["metadata"]["deletionGracePeriodSeconds"] == 0
+    assert wire.patch(path, {"metadata": {"finalizers": None}}).code == 200
+    assert wire.get(path).code == 404
+
+
+@pytest.mark.parametrize(
+    ("field", "fault"),
+    [
+        ("unheardOf", 'unable to find api field in struct Container for the json field "unheardOf"'),
+        ("workingDir", "expected slice or array type, but got: struct"),
+    ],
+)
+def test_the_order_of_what_is_no_list(wire: Wire, ns: str, field: str, fault: str) -> None:
+    wire.post(core(ns, "podtemplates"), {"metadata": {"name": "t"}, "template": template()})
+    name = template()["spec"]["containers"][0]["name"]
+    patch = {"template": {"spec": {"containers": [{"name": name, field: ["x"], f"$setElementOrder/{field}": ["x"]}]}}}
+    assert fault in wire.patch(f"{core(ns, 'podtemplates')}/t", patch, STRATEGIC)["message"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "warnings"),
+    [
+        (
+            {"containers": [{"name": name, "image": "x", "ports": [{"containerPort": 80}] * 2} for name in "ab"]},
+            [
+                f"containers[{i}].ports[{j}]: duplicate port definition with template.spec.containers[{k}].ports[{m}]"
+                for i, j, k, m in ((0, 1, 0, 0), (1, 0, 0, 0), (1, 0, 0, 1), (1, 1, 0, 0), (1, 1, 0, 1), (1, 1, 1, 0))
+            ],
+        ),
+        (
+            {"containers": [{"name": "a", "image": "x", "ports": [{"containerPort": 80, "hostIP": "192.0.2.1"}]}]},
+            [
+                "containers[0].ports[0]: hostIP set without hostPort:"
+                " {Name: HostPort:0 ContainerPort:80 Protocol:TCP HostIP:192.0.2.1}"
+            ],
+        ),
+        ({"imagePullSecrets": [{}]}, ['imagePullSecrets[0].name: invalid empty name ""']),
+        ({"nodeSelector": {"beta.kubernetes.io/os": "x"}},
+         ['nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use "kubernetes.io/os" instead']),
+        ({"terminationGracePeriodSeconds": -1},
+         ["terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"]),
+    ],
+)  # fmt: skip
+def test_what_a_pod_that_is_accepted_is_warned_of(wire: Wire, ns: str, spec: Object, warnings: list[str]) -> None:
+    body = template()
+    made = wire.post(core(ns, "podtemplates"), {"metadata": {"name": "t"}, "template": {"spec": body["spec"] | spec}})
+    assert made.code == 201, made
+    told = [json.loads(warning.partition(" - ")[2]) for warning in made.warnings]
+    assert told == [f"template.spec.{warning}" for warning in warnings]

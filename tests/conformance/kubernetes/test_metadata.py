@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance.kubernetes.test_cel import Served
 from tests.conformance.kubernetes.test_details import core
-from tests.conformance.kubernetes.wire import APPLY, Reply, Wire
+from tests.conformance.kubernetes.wire import APPLY, JSON_PATCH, Reply, Wire
 
 Object = dict[str, Any]
 
@@ -95,3 +95,13 @@ def test_unknown_fields_of_a_custom_object_are_told_in_order(served: Served) -> 
     refused = served.wire.post(served.path, body, fieldValidation="Strict")
     unknown = [part.rstrip('", ') for part in refused["message"].split('unknown field "')[1:]]
     assert unknown == ["metadata.odd", "aa", "spec.b", "spec.zz", "zz"]
+
+
+def test_a_version_that_is_none_has_no_fields(served: Served) -> None:
+    served.create("version", a=1)
+    path = f"{served.path}/version"
+    patch = [{"op": "replace", "path": "/apiVersion", "value": "cel.example.com/v9"}]
+    other = served.wire.patch(path, patch, JSON_PATCH)
+    assert (other.code, other.warnings) == (422, ['299 - "unknown field \\"spec\\""'])
+    nothing = served.wire.patch(path, [{"op": "replace", "path": "/apiVersion", "value": None}], JSON_PATCH)
+    assert {(field, "accessor error" in message) for _, field, message in nothing.causes} == {("patch", True)}

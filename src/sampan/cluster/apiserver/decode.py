@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -15,6 +15,9 @@ from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.kind import Kind
 from sampan.kube.errors import Cause, bad_request, invalid, unsupported_media_type
 from sampan.kube.objects import Object
+
+if TYPE_CHECKING:
+    from sampan.kube.schema import Schema
 
 PROTOBUF = "application/vnd.kubernetes.protobuf"
 JSON_TYPES = {"application/json", "", "*/*", "application/json-patch+json", "application/merge-patch+json",
@@ -367,8 +370,11 @@ def _within(fault: str, path: str) -> bool:
     return where == path or where.startswith((f"{path}.", f"{path}["))
 
 
-def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> None:
-    """Report unknown and duplicate fields as asked: an error (Strict), warnings (Warn), or nothing (Ignore)."""
+def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str], node: Schema | None = None) -> None:
+    """Report unknown and duplicate fields as asked: an error (Strict), warnings (Warn), or nothing (Ignore).
+
+    `node`: the schema of the object, if it is of another version than the request.
+    """
     from sampan.kube import schema
 
     mode = call.query.get("fieldValidation") or ("Warn" if isinstance(call.body, bytes) else "Ignore")
@@ -376,7 +382,7 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str]) -> No
         return
     applied = media_type(call.content_type) == "application/apply-patch+yaml"
     yaml = applied or media_type(call.content_type) == "application/yaml"
-    unknown = schema.unknown_fields(kind.schema, obj)
+    unknown = schema.unknown_fields(node or kind.schema, obj)
     if kind.crd is not None:  # in order, but what is said of the metadata is first
         unknown.sort(key=lambda fault: (not fault.startswith('unknown field "metadata.'), fault))
     if kind.crd is None and not yaml and call.verb != "patch":  # what is unknown is not looked into
@@ -433,6 +439,8 @@ def check_patched(kind: Kind, patched: Any) -> None:
     if isinstance(patched, dict):
         _check_texts(kind, patched)
         _check_kind_named(kind, patched)
+        if "apiVersion" in patched and patched["apiVersion"] is None:
+            raise bad_request("unreadable: .apiVersion accessor error: <nil> is of the type <nil>, expected string")
         if (version := patched.get("apiVersion") or "").count("/") > 1:
             raise bad_request(f"unexpected GroupVersion string: {version}")
 

@@ -30,6 +30,7 @@ LEFT = (
     " propagationPolicy=Orphan to suppress this warning"
 )
 RETURNED = {
+    "Namespace",
     "Pod",
     "PodTemplate",
     "ResourceQuota",
@@ -254,6 +255,8 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
         began = parse_time(metadata["deletionTimestamp"]) - timedelta(seconds=held)
         metadata["deletionTimestamp"] = (began + timedelta(seconds=grace)).strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata["deletionGracePeriodSeconds"] = grace
+    if kind.builtin == "Namespace" and finalizers:  # the first deletion of one says nothing of grace
+        metadata["deletionGracePeriodSeconds"] = 0
     return bool(before != metadata)
 
 

@@ -39,11 +39,15 @@ def _built_in(call: Call, kind: Kind, patched: Any, repeated: list[str]) -> Obje
 
 
 def _custom(call: Call, kind: Kind, patched: Any, repeated: list[str]) -> Object:
+    from sampan.kube import schema
+
     decode.check_patched(kind, patched)
     made = decode.check_object(patched)
     decode.check_types(call, kind, made)
-    if decode.is_of(kind, made):
-        decode.check_fields(call, kind, made, repeated)
+    if decode.is_of(kind, made):  # in a version that is none, there are no fields
+        decode.check_fields(
+            call, kind, made, repeated, kind.schema_at(made.get("apiVersion") or "") or schema.no_fields()
+        )
     return made
 
 

@@ -8,6 +8,7 @@ what replaces, or is new to a merging list, as it is.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sampan.kube.errors import ApiError, bad_request
@@ -27,7 +28,8 @@ def apply(target: Any, patch: Any, schema: Schema | None) -> Any:
     return _merge_map(target if isinstance(target, dict) else {}, patch, schema or ANYTHING)
 
 
-def _merge_map(target: dict[str, Any], patch: dict[str, Any], schema: Schema) -> dict[str, Any]:
+def _merge_map(target: dict[str, Any], patch: dict[str, Any], schema: Schema, go: str = "struct") -> dict[str, Any]:
+    """`go`: what upstream has the map as, a structure or a pointer to one."""
     if _PATCH in patch:
         match patch[_PATCH]:
             case "replace":
@@ -41,7 +43,7 @@ def _merge_map(target: dict[str, Any], patch: dict[str, Any], schema: Schema) ->
     if _RETAIN in patch:
         result = _retain(result, patch)
     for key in [key for key in patch if key.startswith(_ORDER)]:
-        _set_order(result, patch, key, schema)
+        _set_order(result, patch, key, schema, go)
     for key, value in patch.items():
         field = key.removeprefix(_DELETE_FROM)
         if value is None:
@@ -54,7 +56,9 @@ def _merge_map(target: dict[str, Any], patch: dict[str, Any], schema: Schema) ->
                 del result[field]
         elif isinstance(value, dict):
             child = schema.child(field) or ANYTHING
-            result[field] = value if "replace" in child.patch_strategy else _merge_map(result[field], value, child)
+            if "replace" not in child.patch_strategy:
+                value = _merge_map(result[field], value, child, "struct" if child.default == {} else "ptr")  # noqa: PLW2901
+            result[field] = value
         elif isinstance(value, list):
             child = schema.child(field) or ANYTHING
             if field != key:
@@ -128,7 +132,7 @@ def _retain(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in target.items() if key in keep}
 
 
-def _set_order(result: dict[str, Any], patch: dict[str, Any], key: str, schema: Schema) -> None:
+def _set_order(result: dict[str, Any], patch: dict[str, Any], key: str, schema: Schema, go: str) -> None:
     """Take `$setElementOrder/FIELD`, and FIELD with it, out of the patch into the result."""
     order, field = patch.pop(key), key.removeprefix(_ORDER)
     if not isinstance(order, list):
@@ -136,7 +140,7 @@ def _set_order(result: dict[str, Any], patch: dict[str, Any], key: str, schema: 
     for present in (result, patch):
         if field in present and not isinstance(present[field], list):
             raise _wrong(list, present[field])
-    child = schema.child(field) or ANYTHING
+    child = _ordered_child(schema, field, go)
     before, wanted = result.get(field, []), patch.get(field, [])
     _check_order(wanted, order, child.merge_key)
     if field not in result and field not in patch:
@@ -154,6 +158,22 @@ def _set_order(result: dict[str, Any], patch: dict[str, Any], key: str, schema: 
     _same_kind(before, wanted)
     result[field] = _ordered(merged, order, before, child.merge_key)
     patch.pop(field, None)
+
+
+def _ordered_child(schema: Schema, field: str, go: str) -> Schema:
+    """The node of a list whose order is set: a field of a structure that is known, which is a `go`."""
+    if schema.type == "object" and not schema.properties and not schema.open:
+        raise bad_request("merging an object in json but data type is not struct, instead is: map")
+    child = schema.child(field)
+    if child is None:
+        name = schema.definition.rpartition(".")[2]
+        raise bad_request(f"unable to find api field in struct {name} for the json field {json.dumps(field)}")
+    value = field in schema.omitted or field in schema.required or child.default in ("", 0, {})
+    if (
+        child.type != "array" and (value or child.values is not None) and not child.open
+    ):  # and nothing that is pointed to
+        raise bad_request(f"expected slice or array type, but got: {go}")
+    return child
 
 
 def _check_order(wanted: list[Any], order: list[Any], key: str) -> None:

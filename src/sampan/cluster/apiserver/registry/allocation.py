@@ -33,7 +33,9 @@ class ClusterIPs:
             address = ipaddress.IPv4Address(text)
         except ValueError:
             return f"failed to allocate IP {text}: the provided IP is not a valid IPv4 address"
-        if address not in self.network or address in (self.network.network_address, self.network.broadcast_address):
+        if address not in self.network:
+            return f"failed to allocate IP {text}: the provided network does not match the current range"
+        if address in (self.network.network_address, self.network.broadcast_address):
             return (
                 f"failed to allocate IP {text}: the provided IP ({text}) is not in the valid range."
                 f" The range of valid IPs is {self.network}"

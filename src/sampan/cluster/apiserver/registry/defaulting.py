@@ -107,6 +107,16 @@ POD_SPEC_ROWS: Rows = (
     ("volumes[].projected.sources[].serviceAccountToken.expirationSeconds", 3600),
     ("volumes[].projected.sources[].downwardAPI.items[].fieldRef.apiVersion", "v1"),
     ("volumes[].hostPath.type", ""),
+    ("volumes[].iscsi.iscsiInterface", "default"),
+    ("volumes[].rbd.pool", "rbd"),
+    ("volumes[].rbd.user", "admin"),
+    ("volumes[].rbd.keyring", "/etc/ceph/keyring"),
+    ("volumes[].azureDisk.cachingMode", "ReadWrite"),
+    ("volumes[].azureDisk.kind", "Shared"),
+    ("volumes[].azureDisk.fsType", "ext4"),
+    ("volumes[].azureDisk.readOnly", False),
+    ("volumes[].scaleIO.storageMode", "ThinProvisioned"),
+    ("volumes[].scaleIO.fsType", "xfs"),
     ("volumes[].ephemeral.volumeClaimTemplate.spec.volumeMode", "Filesystem"),
 )
 _pod_spec = compile_rows(POD_SPEC_ROWS)

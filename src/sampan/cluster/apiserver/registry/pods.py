@@ -65,7 +65,9 @@ class Pod(TableStrategy):
     def default(self, obj: Object) -> None:
         super().default(obj)
         default_pod_spec(obj.get("spec"))
-        default_requests(obj.get("spec"))
+        default_requests(spec := obj.get("spec"))
+        if isinstance(spec, dict) and (spec.get("terminationGracePeriodSeconds") or 0) < 0:
+            spec["terminationGracePeriodSeconds"] = 1
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         spec = obj.get("spec")

@@ -54,13 +54,9 @@ def validate_pod_spec(faults: Faults, spec: Any, path: str) -> None:
     faults.name(f"{path}.nodeName", spec.get("nodeName"), DNS_SUBDOMAIN, required=False)
     faults.name(f"{path}.hostname", spec.get("hostname"), DNS_LABEL, required=False)
     faults.name(f"{path}.subdomain", spec.get("subdomain"), DNS_LABEL, required=False)
-    faults.non_negative(f"{path}.terminationGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"))
     deadline = spec.get("activeDeadlineSeconds")
     if isinstance(deadline, int) and not 1 <= deadline <= 2**31 - 1:
         faults.invalid(f"{path}.activeDeadlineSeconds", deadline, "must be between 1 and 2147483647, inclusive")
-    for index, secret in enumerate(maps(spec.get("imagePullSecrets"))):
-        if not secret.get("name"):
-            faults.required(f"{path}.imagePullSecrets[{index}].name")
     for index, toleration in enumerate(maps(spec.get("tolerations"))):
         _toleration(faults, toleration, f"{path}.tolerations[{index}]")
     for index, constraint in enumerate(maps(spec.get("topologySpreadConstraints"))):

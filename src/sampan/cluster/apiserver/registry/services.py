@@ -6,6 +6,7 @@ import ipaddress
 from typing import Any, ClassVar
 
 from sampan.cluster.address import SLICES
+from sampan.cluster.apiserver.registry import addresses
 from sampan.cluster.apiserver.registry.allocation import (
     DEFAULT_CIDR,
     ClusterIPs,
@@ -73,24 +74,25 @@ class Service(TableStrategy):
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"loadBalancer": {}}
-        if ctx.subresource != "status":  # its addresses come with its first update
+        if ctx.subresource != "status":  # by which it gets no address
+            addresses.fill(sub(obj, "spec"), None)
             self._allocate(obj, None, ctx)
 
     def prepare_update(self, new: Object, old: Object, ctx: Context) -> None:
         if ctx.subresource is not None:
             return
-        self._drop_type_dependent(new, old)
+        addresses.fill(sub(new, "spec"), sub(old, "spec"))
         self._carry_over(new, old)
         self._allocate(new, old, ctx)
+        self._drop_type_dependent(new, old)
 
     def _drop_type_dependent(self, new: Object, old: Object) -> None:
         """Fields that the old type needed and the new one forbids go, unless the client changed them itself."""
         spec, before = sub(new, "spec"), sub(old, "spec")
         after_type, before_type = _type(new), _type(old)
-        if after_type == "ExternalName" and before_type != "ExternalName":
-            for key in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"):
-                if spec.get(key) == before.get(key):
-                    spec.pop(key, None)
+        addresses.drop(spec, before)
+        if after_type == "ExternalName" and spec.get("internalTrafficPolicy") == before.get("internalTrafficPolicy"):
+            spec.pop("internalTrafficPolicy", None)
         if before_type in _WITH_NODE_PORTS and after_type not in _WITH_NODE_PORTS:
             old_ports = {port.get("nodePort") for port in maps(before.get("ports"))}
             for port in maps(spec.get("ports")):
@@ -104,15 +106,8 @@ class Service(TableStrategy):
                     spec.pop(key, None)
 
     def _carry_over(self, new: Object, old: Object) -> None:
-        """What was allocated stays when the client leaves it out: addresses, and the node ports of ports by name."""
+        """Node ports stay where the client leaves them out: those of ports by name."""
         spec, before = sub(new, "spec"), sub(old, "spec")
-        if _type(new) != "ExternalName" and _type(old) != "ExternalName":
-            if not spec.get("clusterIP") and spec.get("clusterIPs") in (None, [], before.get("clusterIPs")):
-                for key in ("clusterIP", "clusterIPs"):
-                    if before.get(key):
-                        spec[key] = before[key]
-            if not spec.get("ipFamilyPolicy") and before.get("ipFamilyPolicy"):
-                spec["ipFamilyPolicy"] = before["ipFamilyPolicy"]
         if _type(new) in _WITH_NODE_PORTS and _type(old) in _WITH_NODE_PORTS:
             used = {port.get("nodePort") for port in maps(spec.get("ports"))}
             known = {port.get("name") or "": port.get("nodePort") for port in maps(before.get("ports"))}
@@ -123,7 +118,7 @@ class Service(TableStrategy):
 
     def _allocate(self, obj: Object, old: Object | None, ctx: Context) -> None:
         spec = obj.get("spec")
-        if not isinstance(spec, dict) or _type(obj) not in _TYPES:
+        if not isinstance(spec, dict):
             return
         name, namespace = obj["metadata"].get("name") or "", ctx.namespace
         others = [
@@ -131,44 +126,20 @@ class Service(TableStrategy):
             for service in ctx.list(kinds.SERVICE, None)
             if (service["metadata"].get("namespace"), service["metadata"]["name"]) != (namespace, name)
         ]
-        faults, fresh = Faults(), old is None or _type(old) == "ExternalName"
+        faults, key = Faults(), f"{namespace}/{name}"
         try:
             if _type(obj) != "ExternalName":
-                cidr = ctx.settings.get("service_cidr") or DEFAULT_CIDR
-                _families(faults, spec, sub(old, "spec"))
-                if not faults.causes:
-                    before = sub(old, "spec")
-                    self._cluster_ip(faults, spec, before, others, ClusterIPs(cidr), f"{namespace}/{name}", fresh=fresh)
-            if _type(obj) in _WITH_NODE_PORTS and spec.get("allocateLoadBalancerNodePorts") is not False:
-                self._node_ports(faults, spec, others, f"{namespace}/{name}", fresh=old is None)
+                addresses.settle(faults, spec, None if old is None else sub(old, "spec"))
+                if not faults.causes and (old is None or _type(old) == "ExternalName"):
+                    ips = ClusterIPs(ctx.settings.get("service_cidr") or DEFAULT_CIDR)
+                    addresses.allocate(faults, spec, ips, taken_ips(others), key)
+            ported = _type(obj) in _WITH_NODE_PORTS and spec.get("allocateLoadBalancerNodePorts") is not False
+            if ported and not faults.causes:
+                self._node_ports(faults, spec, others, key, fresh=old is None)
         except Exhausted as error:
-            raise internal(f"failed to allocate for service {namespace}/{name}: {error}") from error
+            raise internal(f"failed to allocate for service {key}: {error}") from error
         if faults.causes:
             raise invalid("Service", name, faults.causes)
-
-    def _cluster_ip(  # noqa: PLR0917 - one caller
-        self, faults: Faults, spec: Object, before: Object, others: list[Object], ips: ClusterIPs, key: str, *,
-        fresh: bool,
-    ) -> None:  # fmt: skip
-        """Only a service that had none of its own accord is given an address: `fresh`."""
-        wanted = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), None)
-        if wanted == "None":
-            spec["clusterIP"], spec["clusterIPs"] = "None", ["None"]
-            return
-        taken = taken_ips(others)
-        if not wanted:
-            if not fresh:
-                return
-            wanted = ips.allocate(key, taken)
-            if key.endswith("/"):  # of a service without a name
-                fault = f'IPAddress.networking.k8s.io "{wanted}" is invalid: spec.parentRef.name: Required value'
-                faults.invalid("spec.clusterIPs", [""], f"failed to allocate IP: {fault}")
-        elif wanted != before.get("clusterIP"):
-            problem = ips.problem(wanted, taken)
-            if problem:
-                faults.invalid("spec.clusterIPs", [wanted], problem)
-        spec["clusterIP"] = wanted
-        spec["clusterIPs"] = spec.get("clusterIPs") or [wanted]
 
     def _node_ports(self, faults: Faults, spec: Object, others: list[Object], key: str, *, fresh: bool) -> None:
         """Ports of one number share a node port where the service is `fresh`, as those of two protocols do."""
@@ -192,22 +163,21 @@ class Service(TableStrategy):
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec, type = sub(obj, "spec"), _type(obj)
-        headless = spec.get("clusterIP") == "None"
+        headless = addresses.is_headless(spec)
         faults.one_of("spec.type", type, _TYPES)
         ports = maps(spec.get("ports"))
         if not ports and not headless and type != "ExternalName":
             faults.required("spec.ports")
-        if spec.get("clusterIP") and not spec.get("clusterIPs") and type != "ExternalName":
-            faults.required("spec.clusterIPs")
         if headless and type in _WITH_NODE_PORTS:
             faults.invalid("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {type} services")
         if type == "ExternalName":
-            if spec.get("clusterIP"):
-                faults.forbidden("spec.clusterIPs", "may not be set for ExternalName services")
+            addresses.forbidden(faults, spec)
             if not spec.get("externalName"):
                 faults.required("spec.externalName")
             else:
                 faults.name("spec.externalName", spec["externalName"].removesuffix("."), DNS_SUBDOMAIN)
+        else:
+            addresses.related(faults, spec, spec)  # new ones have been looked at before
         _ports(faults, ports, type)
         faults.labels("spec.selector", spec.get("selector"))
         faults.one_of("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None"))
@@ -237,31 +207,7 @@ class Service(TableStrategy):
         return []
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
-        after, before = sub(new, "spec"), sub(old, "spec")
-        kept = "ExternalName" not in (_type(new), _type(old)) and before.get("clusterIP")
-        if kept and after.get("clusterIP") != kept:
-            faults.invalid("spec.clusterIPs[0]", [after.get("clusterIP")], "may not change once set")
-
-
-def _families(faults: Faults, spec: Object, before: Object) -> None:
-    """The IP families of a service and how many it wants; there is one here: IPv4."""
-    unknown = spec.get("clusterIP") == "None" and not spec.get("selector")
-    if not spec.get("ipFamilyPolicy"):  # of a headless one whose ends are not known both are taken to be there
-        spec["ipFamilyPolicy"] = "RequireDualStack" if unknown else "SingleStack"
-    families, policy = spec.get("ipFamilies") or [], spec["ipFamilyPolicy"]
-    if before and policy == "SingleStack" and families == before.get("ipFamilies"):
-        families = families[:1]
-    if unknown:
-        families = families or ["IPv4"]
-        if len(families) < 2 and policy != "SingleStack":
-            families = [*families, "IPv6" if families[0] == "IPv4" else "IPv4"]
-    else:
-        if policy == "RequireDualStack":
-            faults.invalid("spec.ipFamilyPolicy", policy, "this cluster is not configured for dual-stack services")
-        for index, family in enumerate(families):
-            if family != "IPv4":
-                faults.invalid(f"spec.ipFamilies[{index}]", family, "not configured on this cluster")
-    spec["ipFamilies"] = families or ["IPv4"]
+        addresses.changed(faults, sub(new, "spec"), sub(old, "spec"))
 
 
 def _ports(faults: Faults, ports: list[Object], type: str) -> None:
@@ -294,9 +240,11 @@ def _ports(faults: Faults, ports: list[Object], type: str) -> None:
 def address(faults: Faults, path: str, text: Any, *, twice: bool = False) -> None:
     """An IP address that traffic can go to. `twice`: one that is none is said so in two ways."""
     try:
+        if (problem := addresses.ip_problem(text or "")) is not None:
+            raise ValueError(problem)
         found = ipaddress.ip_address(text or "")
-    except ValueError:
-        faults.invalid(path, text or "", "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+    except ValueError as error:
+        faults.invalid(path, text or "", str(error))
         if twice:
             faults.invalid(path, text or "", "must be a valid IP address")
         return
