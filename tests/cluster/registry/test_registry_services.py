@@ -44,8 +44,8 @@ def test_headless_and_external_name_have_no_address(registry: Any) -> None:
     [
         (
             "10.0.0.1",
-            'spec.clusterIPs: Invalid value: ["10.0.0.1"]: failed to allocate IP 10.0.0.1: the provided IP (10.0.0.1)'
-            " is not in the valid range. The range of valid IPs is 127.70.128.0/17",
+            'spec.clusterIPs: Invalid value: ["10.0.0.1"]: failed to allocate IP 10.0.0.1: the provided network'
+            " does not match the current range",
         ),
         (
             "127.70.128.5",
