@@ -15,11 +15,15 @@ from sampan.kube import kinds, names, quantity, selectors
     ("text", "canonical"),
     [
         ("1000m", "1"), ("1500m", "1500m"), ("1024Ki", "1Mi"), ("0.5", "500m"), ("1.5Gi", "1536Mi"), ("1e3", "1e3"),
-        ("1E3", "1e3"), ("1023Ki", "1023Ki"), ("0.1Ki", "102400m"), ("1048576", "1048576"), ("2000", "2k"),
+        ("1E3", "1E3"), ("1023Ki", "1023Ki"), ("0.1Ki", "102400m"), ("1048576", "1048576"), ("2000", "2k"),
         ("0Mi", "0"),
         ("-500m", "-500m"), ("1.0", "1"), (2, "2"), (0.25, "250m"), ("0.0000000001", "1n"), ("1E", "1E"),
         (".5", "500m"),
-        ("100M", "100M"), ("12e2", "1200"), ("+1", "1"),
+        ("100M", "100M"), ("12e2", "1200"), ("+1", "+1"), ("1.500", "1.500"),
+        ("1.000", "1"), ("1.", "1."), ("01Ki", "01Ki"), ("08Ki", "8Ki"), ("1e+3", "1e+3"),
+        ("1e4", "10e3"), ("1e22", "10e21"),
+        ("123456789012345678901", "123456789012345678901"), ("10E", "10E"), ("10Ei", "9223372036854775807"),
+        ("12345678901234567890.5", "12345678901234567890500m"), (1e21, "1e+21"),
     ],
 )  # fmt: skip
 def test_canonical_quantities(text: str | float, canonical: str) -> None:
@@ -38,6 +42,14 @@ def test_canonical_keeps_the_value_and_is_stable(number: Decimal, suffix: str) -
     canonical = quantity.canonical(text)
     assert quantity.canonical(canonical) == canonical
     assert quantity.parse(canonical) == quantity.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rounded"),
+    [("1.500", "1.500"), ("1n", "1m"), ("1.5000", "1500m"), ("0.0001", "1m"), ("1e-6", "1e-3"), ("2", "2")],
+)
+def test_amounts_in_lists_are_thousandths(text: str, rounded: str) -> None:
+    assert quantity.in_list(text) == rounded
 
 
 def test_units() -> None:

@@ -24,7 +24,8 @@ def _fields(schema: Schema) -> list[tuple[str, Schema, Any]]:
     found = _ZEROS.get(key)
     if found is None:
         # text only of what controllers write: elsewhere it would only say that it is missing
-        wanted = (int, bool, str) if schema.definition.endswith(("Condition", "v1.Event")) else (int, bool)
+        told = schema.definition.endswith(("Condition", "v1.Event", "v1.NodeSystemInfo"))
+        wanted = (int, bool, str) if told else (int, bool)
         found = _ZEROS[key] = [
             (name, child, child.default)
             for name, child in schema.properties.items()
@@ -101,6 +102,9 @@ def fill(schema: Schema, value: Any) -> Any:
                 del value[name]
             if name in value:
                 fill(child, value[name])
+        for name in schema.nulls:
+            if name not in schema.required or schema.definition in _BARE:
+                value.setdefault(name, None)
     elif isinstance(value, list):
         for item in value:
             fill(schema.items, item)
@@ -109,7 +113,7 @@ def fill(schema: Schema, value: Any) -> Any:
 
 def _is_left_out(schema: Schema, name: str, child: Schema, value: Any) -> bool:
     if value is None or value in ({}, []):
-        return name not in schema.required and (value is None or is_collection(child))
+        return name not in schema.required and name not in schema.nulls and (value is None or is_collection(child))
     return name in schema.omitted and value in ("", 0)
 
 

@@ -195,6 +195,30 @@ async def test_autoscaler_in_both_versions(client: Client) -> None:
     assert "metrics" not in back["spec"]
 
 
+async def test_an_object_that_names_an_owner_twice_is_applied_in_its_own_version_only(client: Client) -> None:
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u1"}
+    metadata = {"name": "web", "namespace": "default"}
+    v1 = {
+        "apiVersion": "autoscaling/v1",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {**metadata, "ownerReferences": [owner, {**owner, "controller": True}]},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+            "maxReplicas": 3,
+        },
+    }
+    await client.create(kinds.HORIZONTAL_POD_AUTOSCALER_V1, v1)
+    labelled = {"kind": v1["kind"], "metadata": {**metadata, "labels": {"a": "x"}}}
+    with pytest.raises(ApiError, match="duplicate entries for key") as refused:
+        await client.apply(
+            kinds.HORIZONTAL_POD_AUTOSCALER, {**labelled, "apiVersion": "autoscaling/v2"}, field_manager="m"
+        )
+    assert refused.value.code == 400
+    same = {**labelled, "apiVersion": "autoscaling/v1"}
+    made = await client.apply(kinds.HORIZONTAL_POD_AUTOSCALER_V1, same, field_manager="m")
+    assert made["metadata"]["labels"] == {"a": "x"}
+
+
 def cron_tab_definition() -> dict[str, Any]:
     schema = {
         "type": "object",

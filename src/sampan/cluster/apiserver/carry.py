@@ -12,6 +12,7 @@ from sampan.cluster.apiserver.literal import has_empty
 from sampan.cluster.store import Entry
 from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
+from sampan.kube.sameness import same
 
 POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
 """Subresources of a pod that change only these fields of its spec."""
@@ -135,7 +136,7 @@ def bump(call: Call, kind: Kind, new: Object, old: Object, *, literal: bool = Fa
     if (
         literal
         or noted[:1] != noted[1:]
-        or {k: v for k, v in new.items() if k not in apart} != {k: v for k, v in old.items() if k not in apart}
+        or not same(kind.written_schema, *({k: v for k, v in obj.items() if k not in apart} for obj in (new, old)))
     ):
         new["metadata"]["generation"] = int(old["metadata"].get("generation") or 0) + 1
 

@@ -20,7 +20,6 @@ from sampan.kube.objects import Object
 if TYPE_CHECKING:
     from sampan.cluster.apiserver.server import ApiServer
 
-CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 TABLE = "apiextensions.k8s.io/customresourcedefinitions"
 
 
@@ -61,7 +60,6 @@ class Definitions:
         """Set the status a definition gets at once; runs within the write."""
         if call.served.table != TABLE or call.subresource is not None or new["metadata"].get("deletionTimestamp"):
             return
-        metadata = new["metadata"]
         if not isinstance(new["spec"].get("names"), dict) or not isinstance(new["spec"].get("versions"), list):
             return
         status = json_copy(new.get("status") or {})
@@ -83,8 +81,6 @@ class Definitions:
             "acceptedNames": json_copy(given),
         }
         new["status"] = status
-        if CLEANUP not in (metadata.get("finalizers") or ()):
-            metadata["finalizers"] = [*(metadata.get("finalizers") or ()), CLEANUP]
 
     async def _settle(self, name: str) -> None:
         """Look again whether a definition may have its names now."""
@@ -138,6 +134,8 @@ class Definitions:
 
     async def _clean_up(self, name: str) -> None:
         """Delete every instance, wait until they are gone, then let the definition go."""
+        with contextlib.suppress(ApiError):
+            await self.server.store.write(TABLE, name, definition_names.going)
         store = self.server.store
         entry = store.table(TABLE).get(name)
         if entry is None:
@@ -160,7 +158,7 @@ class Definitions:
             if current is None:
                 return None
             obj = json_copy(current.object)
-            left = [one for one in obj["metadata"].get("finalizers") or () if one != CLEANUP]
+            left = [one for one in obj["metadata"].get("finalizers") or () if one != definition_names.CLEANUP]
             obj["metadata"]["finalizers"] = left
             return obj if left else Remove(obj)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sampan.cluster.apiserver.decode import json_copy
+from sampan.cluster.store import Entry
 from sampan.kube.objects import Object, now
 
 # field of the names, reason of a conflict, whether it is a kind
@@ -19,6 +21,37 @@ _FIELDS = (
 
 def condition(kind: str, status: str, reason: str, message: str) -> Object:
     return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now()}
+
+
+CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
+"""The finalizer that holds a definition from its deletion on, until its objects are gone."""
+PENDING = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"
+
+
+def mark(crd: Object, since: str) -> None:
+    """Mark a definition for deletion, in place; a second time it has no grace left, as upstream has it."""
+    metadata = crd["metadata"]
+    if metadata.get("deletionTimestamp"):
+        metadata["deletionGracePeriodSeconds"] = 0
+        return
+    metadata["deletionTimestamp"] = since
+    if CLEANUP not in (metadata.get("finalizers") or ()):
+        metadata["finalizers"] = [*(metadata.get("finalizers") or ()), CLEANUP]
+    _set(crd, condition("Terminating", "True", "InstanceDeletionPending", PENDING))
+
+
+def going(current: Entry | None) -> Object | None:
+    """A definition whose objects are being deleted says so."""
+    if current is None:
+        return None
+    crd: Object = json_copy(current.object)
+    _set(crd, condition("Terminating", "True", "InstanceDeletionInProgress", "CustomResource deletion is in progress"))
+    return crd
+
+
+def _set(crd: Object, row: Object) -> None:
+    status = crd.setdefault("status", {})
+    status["conditions"] = [c for c in status.get("conditions") or () if c.get("type") != row["type"]] + [row]
 
 
 def accepted(crd: Object, others: Iterable[Object]) -> tuple[Object, Object]:

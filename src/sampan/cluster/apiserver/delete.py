@@ -6,10 +6,9 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sampan.cluster.apiserver import decode, writeoptions
+from sampan.cluster.apiserver import decode, definition_names, writeoptions
 from sampan.cluster.apiserver.call import TRUE, Answer, Call
 from sampan.cluster.apiserver.decode import json_copy
-from sampan.cluster.apiserver.definition_names import condition
 from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.update import finished
 from sampan.cluster.store import Entry, Remove
@@ -24,7 +23,6 @@ FOREGROUND = "foregroundDeletion"
 POLICIES = {"Background": None, "Foreground": FOREGROUND, "Orphan": ORPHAN}
 ORPHANING = {"Job", "ReplicationController"}
 """Kinds whose dependents stay unless the client says otherwise."""
-PENDING = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"
 LEFT = (
     "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set"
     " propagationPolicy=Orphan to suppress this warning"
@@ -237,6 +235,9 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
     else:
         metadata.pop("finalizers", None)
     present = datetime.now(UTC).replace(microsecond=0)
+    if kind.builtin == "CustomResourceDefinition":
+        definition_names.mark(obj, present.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        return bool(before != metadata)
     if not metadata.get("deletionTimestamp"):
         metadata["deletionTimestamp"] = (present + timedelta(seconds=grace)).strftime("%Y-%m-%dT%H:%M:%SZ")
         if kind.builtin != "Namespace":
@@ -245,9 +246,6 @@ def _mark(kind: Kind, obj: Object, options: Object, grace: int) -> bool:
             metadata["generation"] = int(metadata.get("generation") or 0) + 1
         if kind.builtin == "Namespace":
             obj.setdefault("status", {})["phase"] = "Terminating"
-        if kind.builtin == "CustomResourceDefinition":
-            rows = obj.setdefault("status", {}).setdefault("conditions", [])
-            rows.append(condition("Terminating", "True", "InstanceDeletionPending", PENDING))
         return True
     held = int(metadata.get("deletionGracePeriodSeconds") or 0)
     if grace < held and ("gracePeriodSeconds" in options or grace == 0):

@@ -49,8 +49,9 @@ CREATED_BY_UPDATE = {"Service", "LimitRange", "Lease", "Event", "Endpoints", "Ro
 CREATED_BY_STATUS = {"ValidatingAdmissionPolicy"}
 """Built-in kinds that an apply to the status creates."""
 ONLY_CONDITIONAL = {
-    "CSIDriver", "CSINode", "CSIStorageCapacity", "Lease", "LeaseCandidate", "MutatingAdmissionPolicy",
-    "MutatingAdmissionPolicyBinding", "MutatingWebhookConfiguration", "PodDisruptionBudget", "RuntimeClass",
+    "CSIDriver", "CSINode", "CSIStorageCapacity", "CustomResourceDefinition", "Lease", "LeaseCandidate",
+    "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding", "MutatingWebhookConfiguration",
+    "PodDisruptionBudget", "RuntimeClass",
     "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration",
     "VolumeAttachment",
 }  # fmt: skip

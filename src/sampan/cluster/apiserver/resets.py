@@ -19,7 +19,7 @@ BY_STATUS: dict[tuple[str, str], Fields] = {
 """Built-in kinds of which the status leaves more than the spec alone."""
 
 
-METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
+METADATA = ("labels", "annotations", "finalizers", "ownerReferences", "generateName")
 
 
 def status_metadata(kind: Kind) -> tuple[str, ...]:

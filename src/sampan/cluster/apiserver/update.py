@@ -56,9 +56,7 @@ class Update:
         if call.verb == "patch":  # last: an owner that was given twice is owned as such
             decode.check_owners(call, new)
         zeros.close(kind.written_schema, new)
-        self._admit(new, old, marks, emptied)
-        if call.subresource != "binding":  # where a pod runs is no change of what it is
-            carry.bump(call, kind, new, old, literal=literal)
+        self._admit(new, old, marks, emptied, literal=literal)
         self.writer.server.gate.validate(call, new, old)
         if self.tracked and managed_fields.only_time_differs(new, old):
             if kind.crd is None or kind.storage is kind.resource:
@@ -105,13 +103,15 @@ class Update:
         patching.track(old, sent, self.kind.written_schema, self.call.field_manager, self.call.subresource, self.kind)
         return sent
 
-    def _admit(self, new: Object, old: Object, marks: Object, emptied: list[Cause]) -> None:
+    def _admit(self, new: Object, old: Object, marks: Object, emptied: list[Cause], *, literal: bool) -> None:
         """Strategy, admission and validation."""
         call, kind, writer = self.call, self.kind, self.writer
         kind.strategy.prepare_update(new, old, writer.context(call, call.name))
         writer.server.gate.mutate(call, new, old)
         for admit in writer.admission:
             admit(call, new, old)
+        if call.subresource != "binding":  # where a pod runs is no change of what it is
+            carry.bump(call, kind, new, old, literal=literal)
         metadata_causes = causes_of(kind, new, call.name) + change_causes(call, new, old, marks)
         causes = writer.schema_causes(kind, new, old) + patching.scale_causes(kind, new)
 

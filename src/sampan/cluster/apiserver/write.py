@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sampan.cluster.apiserver import carry, decode, patched, patching
 from sampan.cluster.apiserver.admission.gate import NeedsReview
 from sampan.cluster.apiserver.call import Answer, Call
+from sampan.cluster.apiserver.crds import TABLE as DEFINITIONS
 from sampan.cluster.apiserver.decode import json_copy
 from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.metadata import (
@@ -200,6 +201,7 @@ class Writer:
 
         def mutate(current: Entry | None) -> Object:
             self._check_namespace(call, name)
+            self._check_definition(kind, name)
             for field in (*carry.SERVER_METADATA, "selfLink"):
                 if field != "generation":  # a kind that does not count keeps what was given
                     metadata.pop(field, None)
@@ -339,6 +341,17 @@ class Writer:
                 ],
             }
             raise error
+
+    def _check_definition(self, kind: Kind, name: str) -> None:
+        """403 for a new object of a custom kind whose definition is going away."""
+        if kind.crd is None:
+            return
+        crd = self.store.table(DEFINITIONS).get(kind.crd["metadata"]["name"])
+        if crd is not None and crd.object["metadata"].get("deletionTimestamp"):
+            raise forbidden(
+                f'{kind.resource.group_plural} "{name}" is forbidden: create not allowed while custom resource'
+                " definition is terminating"
+            )
 
     @staticmethod
     def refuse(kind: Kind, name: str, causes: list[Cause]) -> None:

@@ -250,10 +250,11 @@ class Changes:
 
 
 def readable(schema: Schema, obj: Object | None, word: str) -> None:
-    """Raises Unconvertible for an object of which the schema does not know every field."""
+    """Raises Unconvertible for an object of which the schema does not know every field, or that names an element of a
+    list twice."""
     from sampan.kube.decoding import typed_fault
 
-    if obj is not None and schema.structural and (fault := typed_fault(schema, obj)):
+    if obj is not None and (fault := typed_fault(schema, obj)):
         raise Unconvertible(word + fault)
 
 

@@ -24,6 +24,8 @@ BROKEN = 599
 """For a connection closed without an answer: the real API server does so where it panics over a request."""
 WATCHES_AT_ONCE = 40
 SUBRESOURCES = ("status", "scale", "finalize")
+LAG = 2.0
+"""Seconds within which a server's own watch may lag behind a write."""
 
 
 class _Quoted(yaml.SafeDumper):
@@ -65,6 +67,8 @@ class Side:
         self.seen: dict[str, Seen] = {}
         self.versions: dict[str, str] = {}
         self.states: dict[str, dict[str, dict[str, Any]]] = {}
+        self.written: dict[str, tuple[float, str]] = {}
+        """When an object was last written, and as which version."""
 
     def set_up(self) -> None:
         for namespace in (NAMESPACE, APART):
@@ -93,6 +97,8 @@ class Side:
     # -- operations
 
     def run(self, asked: Operation) -> Reply:
+        if asked.method in ("PUT", "PATCH"):
+            self._catch_up(asked.path)
         try:
             reply = self._pages(asked) if asked.pages else self._ask(asked, self._body(asked))
         except (http.client.HTTPException, ConnectionError):
@@ -100,6 +106,14 @@ class Side:
         if asked.method != "GET" and reply.code < 300 and b'"uid"' in reply.raw:
             self._notice(asked, reply)
         return reply
+
+    def _catch_up(self, path: str) -> None:
+        """Wait until what is read from memory is as new as what was last written: upstream tries an update on that
+        first, and what this warned of is told even where the update has to be tried again."""
+        when, version = self.written.pop(key_of(path), (0.0, ""))
+        if version and time.monotonic() - when < LAG:
+            words = path.split("/")
+            self.wire.get("/".join(words[:-1] if words[-1] in SUBRESOURCES else words), resourceVersion=version)
 
     def _body(self, asked: Operation) -> Any:
         body = asked.body
@@ -147,6 +161,8 @@ class Side:
             if seen.version != metadata["resourceVersion"]:
                 seen.stale = seen.version
             seen.uid, seen.version = metadata["uid"], metadata["resourceVersion"]
+            if "dryRun" not in asked.query:
+                self.written[f"{key_of(asked.path).partition('/')[0]}/{name}"] = (time.monotonic(), seen.version)
 
     def remove(self, path: str, held: bool = True) -> None:
         """Remove an object whatever holds it."""

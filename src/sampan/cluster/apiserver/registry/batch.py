@@ -85,7 +85,7 @@ class Job(TableStrategy):
             spec["podReplacementPolicy"] = "Failed" if spec.get("podFailurePolicy") else "TerminatingOrFailed"
         labels, metadata = sub(spec, "template", "metadata").get("labels"), obj.get("metadata")
         if isinstance(labels, dict) and isinstance(metadata, dict) and not metadata.get("labels"):
-            metadata["labels"] = dict(labels)
+            metadata["labels"] = labels  # the same ones, to which those of its pods are added
         default_pod_spec(lookup(obj, "spec.template.spec"))
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
@@ -96,8 +96,8 @@ class Job(TableStrategy):
         uid = metadata.get("uid") or metadata.setdefault("uid", str(uuid.uuid4()))
         template = spec["template"]
         labels = template.setdefault("metadata", {}).get("labels") or {}
-        name = metadata.get("name") or ""
-        template["metadata"]["labels"] = {**labels, **_own_labels(uid, name)}
+        labels.update(_own_labels(uid, metadata.get("name") or ""))
+        template["metadata"]["labels"] = labels
         if spec.get("selector") is None:
             spec["selector"] = {"matchLabels": {_CONTROLLER_UID: uid}}
         self.default(obj)  # labels of the job follow those of its template

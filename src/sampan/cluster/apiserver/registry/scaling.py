@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sampan.cluster.apiserver.registry.base import TableStrategy
+from sampan.cluster.apiserver.registry.autoscaler_metrics import ASKED, check_metrics, check_reference
+from sampan.cluster.apiserver.registry.base import TableStrategy, unchanged
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, maps, part_or_percent, sub
 from sampan.kube import quantity
@@ -16,17 +17,10 @@ _UP_POLICIES = [
     {"type": "Percent", "value": 100, "periodSeconds": 15},
 ]
 _DOWN_POLICIES = [{"type": "Percent", "value": 100, "periodSeconds": 15}]
-_SOURCES = {
-    "ContainerResource": "containerResource",
-    "External": "external",
-    "Object": "object",
-    "Pods": "pods",
-    "Resource": "resource",
-}
-_TARGETS = {"Utilization": "averageUtilization", "AverageValue": "averageValue", "Value": "value"}
 
 
 class Autoscaler(TableStrategy):
+    optional = ASKED
     rows: ClassVar[Rows] = (
         ("spec.minReplicas", 1),
         ("spec.behavior.scaleUp", {}),
@@ -46,93 +40,47 @@ class Autoscaler(TableStrategy):
             spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
 
     def validate(self, faults: Faults, obj: Object) -> None:
-        spec = sub(obj, "spec")
+        self._validate(faults, obj, {})
+
+    def validate_update(self, new: Object, old: Object) -> list[Cause]:
+        faults = Faults()
+        if not unchanged(new, old):
+            self._validate(faults, new, old)
+        return faults.causes
+
+    @staticmethod
+    def _validate(faults: Faults, obj: Object, old: Object) -> None:
+        """Faults of an autoscaler; what an `old` one had already is none of some."""
+        spec, before = sub(obj, "spec"), sub(old, "spec")
         least, most = spec.get("minReplicas"), spec.get("maxReplicas")
-        reference = sub(spec, "scaleTargetRef")
-        for key in ("kind", "name"):
-            if not reference.get(key):
-                faults.required(f"spec.scaleTargetRef.{key}")
-        if "/" not in (reference.get("apiVersion") or ""):
-            faults.invalid(
-                "spec.scaleTargetRef.apiVersion", reference.get("apiVersion") or "", "apiVersion must specify API group"
-            )
-        if isinstance(least, int) and least < 1:
+        reference, former = sub(spec, "scaleTargetRef"), sub(before, "scaleTargetRef")
+        known = bool(old) and all((reference.get(key) or "") == (former.get(key) or "") for key in _TYPE)
+        check_reference(
+            faults, reference, "spec.scaleTargetRef", known=known,
+            core=reference.get("kind") == "ReplicationController",
+        )  # fmt: skip
+        if isinstance(least, int) and least < (0 if before.get("minReplicas") == 0 else 1):
             faults.invalid("spec.minReplicas", least, "must be greater than or equal to 1")
         if isinstance(most, int) and most < 0:
             faults.invalid("spec.maxReplicas", most, "must be greater than or equal to 1")
         elif not most:
             faults.required("spec.maxReplicas", "must be set and greater than 0")
-        if least == 0 and not {"Object", "External"} & {metric.get("type") for metric in maps(spec.get("metrics"))}:
-            detail = "must specify at least one Object or External metric to support scaling to zero replicas"
-            faults.forbidden("spec.metrics", detail)
         if isinstance(least, int) and isinstance(most, int) and most < least:
             faults.invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`")
-        for index, metric in enumerate(maps(spec.get("metrics"))):
-            _metric(faults, metric, f"spec.metrics[{index}]")
+        check_metrics(faults, spec, before, "spec.metrics")
         for direction in ("scaleUp", "scaleDown"):
             rules = sub(spec, "behavior").get(direction)
             if rules is not None:
                 _rules(faults, rules, f"spec.behavior.{direction}")
 
 
-def _metric(faults: Faults, metric: Object, path: str) -> None:
-    type = metric.get("type")
-    if type not in _SOURCES:
-        if not type:
-            faults.required(f"{path}.type", "must specify a metric source type")
-        faults.one_of(f"{path}.type", type or "", sorted(_SOURCES), required=None)
-        if isinstance(resource := metric.get("resource"), dict):
-            _target(faults, sub(resource, "target"), f"{path}.resource.target")
-        return
-    where, source = f"{path}.{_SOURCES[type]}", metric.get(_SOURCES[type])
-    if source is None:
-        faults.required(where, "must populate information for the given metric source")
-        return
-    if type in ("Resource", "ContainerResource"):
-        if not source.get("name"):
-            faults.required(f"{where}.name", "must specify a resource name")
-        if type == "ContainerResource" and not source.get("container"):
-            faults.required(f"{where}.container", "must specify a container")
-    else:
-        faults.name(f"{where}.metric.name", sub(source, "metric").get("name"), _metric_name)
-        faults.label_selector(f"{where}.metric.selector", sub(source, "metric").get("selector"))
-    if type == "Object":
-        for key in ("kind", "name"):
-            if not sub(source, "describedObject").get(key):
-                faults.required(f"{where}.describedObject.{key}")
-    _target(faults, sub(source, "target"), f"{where}.target")
-
-
-def _metric_name(text: str) -> list[str]:
-    return ["must not contain '/'"] if "/" in text else []
-
-
-def _target(faults: Faults, target: Object, path: str) -> None:
-    if not target.get("type"):
-        faults.required(f"{path}.type", "must specify a metric target type")
-    if target.get("type") not in _TARGETS:
-        faults.invalid(f"{path}.type", target.get("type") or "", "must be either Utilization, Value, or AverageValue")
-    given = [field for field in _TARGETS.values() if target.get(field) is not None]
-    if not given:
-        field = _TARGETS.get(target.get("type") or "", "averageUtilization")
-        faults.required(f"{path}.{field}", "must set either a target raw value or a target utilization")
-    if "averageUtilization" in given:
-        if isinstance(target["averageUtilization"], int) and target["averageUtilization"] < 1:
-            faults.invalid(f"{path}.averageUtilization", target["averageUtilization"], "must be greater than 0")
-        if "averageValue" in given:
-            faults.forbidden(f"{path}.averageValue", "may not set both a target raw value and a target utilization")
-    for field in ("value", "averageValue"):
-        if field in given:
-            try:
-                if quantity.parse(str(target[field])) <= 0:
-                    faults.invalid(f"{path}.{field}", target[field], "must be positive")
-            except ValueError as error:
-                faults.invalid(f"{path}.{field}", target[field], str(error))
+_TYPE = ("apiVersion", "kind")
 
 
 def _rules(faults: Faults, rules: Object, path: str) -> None:
     window = rules.get("stabilizationWindowSeconds")
-    faults.non_negative(f"{path}.stabilizationWindowSeconds", window)
+    if isinstance(window, int) and window < 0:
+        faults.invalid(f"{path}.stabilizationWindowSeconds", window, "must be greater than or equal to zero")
     if isinstance(window, int) and window > 3600:
         faults.invalid(f"{path}.stabilizationWindowSeconds", window, "must be less than or equal to 3600")
     faults.one_given(f"{path}.selectPolicy", rules.get("selectPolicy"), ("Disabled", "Max", "Min"))
@@ -141,12 +89,15 @@ def _rules(faults: Faults, rules: Object, path: str) -> None:
         faults.required(f"{path}.policies", "must specify at least one Policy")
     for index, policy in enumerate(policies):
         where = f"{path}.policies[{index}]"
-        faults.one_of(f"{where}.type", policy.get("type"), ("Percent", "Pods"))
+        faults.one_of(f"{where}.type", policy.get("type") or "", ("Percent", "Pods"), required=None)
         for key in ("value", "periodSeconds"):
-            if isinstance(policy.get(key), int) and policy[key] < 1:
-                faults.invalid(f"{where}.{key}", policy[key], "must be greater than zero")
+            if (policy.get(key) or 0) < 1:
+                faults.invalid(f"{where}.{key}", policy.get(key) or 0, "must be greater than zero")
         if isinstance(policy.get("periodSeconds"), int) and policy["periodSeconds"] > 1800:
             faults.invalid(f"{where}.periodSeconds", policy["periodSeconds"], "must be less than or equal to 1800")
+    tolerance = rules.get("tolerance")
+    if tolerance is not None and quantity.parse(str(tolerance)) < 0:
+        faults.invalid(f"{path}.tolerance", tolerance, "must be greater than or equal to 0")
 
 
 class DisruptionBudget(TableStrategy):

@@ -202,17 +202,18 @@ def _new(metric: Object, kinds: dict[str, tuple[_Field, ...]]) -> Object:
             for step in above:
                 place = place.setdefault(step, {})
             place[last] = value
-        if "target" in part and kinds is _SPECS:
-            part["target"] = {"type": _type_of(part["target"]), **part["target"]}
+        if kinds is _SPECS:  # of which v1 does not say the type
+            target = part.get("target") or {}
+            part["target"] = {"type": _type_of(source, target), **target}
         made[source] = part
     return made
 
 
-def _type_of(target: Object) -> str:
-    for field, type in (("averageUtilization", "Utilization"), ("averageValue", "AverageValue")):
-        if field in target and (field != "averageValue" or "value" not in target):
-            return type
-    return "Value"
+def _type_of(source: str, target: Object) -> str:
+    if source in {"resource", "containerResource"} and "averageUtilization" in target:
+        return "Utilization"
+    by_value = "averageValue" not in target if source == "object" else "value" in target
+    return "Value" if by_value and source in {"object", "external"} else "AverageValue"
 
 
 def _at(value: Any, path: list[str]) -> Any:
