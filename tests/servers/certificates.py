@@ -19,11 +19,18 @@ def _named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
+_NOT_SIGNING = {
+    **{"digital_signature": False, "content_commitment": False, "key_encipherment": False},
+    **{"data_encipherment": False, "key_agreement": False, "encipher_only": False, "decipher_only": False},
+}
+SIGNS = x509.KeyUsage(key_cert_sign=True, crl_sign=True, **_NOT_SIGNING)
+
+
 class Authority:
     def __init__(self, name: str = "ca") -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = _named(name)
-        self.certificate = self._signed(self.name, self.key, x509.BasicConstraints(True, None))
+        self.certificate = self._signed(self.name, self.key, x509.BasicConstraints(True, None), SIGNS)
 
     def _signed(self, subject: x509.Name, key: Any, *extensions: Any, days: int = 30) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
@@ -37,7 +44,7 @@ class Authority:
             .not_valid_after(now + datetime.timedelta(days=days))
         )
         signer, own = self.key.public_key(), key.public_key()
-        for extension in (  # the first two are asked for by Python from 3.13 on
+        for extension in (  # these, and what a key signs, are asked for by Python from 3.13 on
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signer),
             x509.SubjectKeyIdentifier.from_public_key(own),
             *extensions,
