@@ -421,3 +421,52 @@ def test_what_a_pod_that_is_accepted_is_warned_of(wire: Wire, ns: str, spec: Obj
     assert made.code == 201, made
     told = [json.loads(warning.partition(" - ")[2]) for warning in made.warnings]
     assert told == [f"template.spec.{warning}" for warning in warnings]
+
+
+def test_the_name_of_the_service_of_a_stateful_set_is_not_looked_at_again(wire: Wire, ns: str) -> None:
+    body = {"selector": {"matchLabels": {"app": "x"}}, "template": template(), "replicas": 0}
+    wire.post(apps(ns, "statefulsets"), {"metadata": {"name": "s"}, "spec": body})
+    changed = wire.patch(f"{apps(ns, 'statefulsets')}/s", {"spec": {"serviceName": "A_b"}}, MERGE)
+    assert fields(changed) == {"spec"}
+
+
+def test_types_of_a_policy_that_are_none_are_those_it_had(wire: Wire, ns: str) -> None:
+    path = f"/apis/networking.k8s.io/v1/namespaces/{ns}/networkpolicies"
+    wire.post(path, {"metadata": {"name": "p"}, "spec": {"podSelector": {}}})
+    same = wire.patch(f"{path}/p", [{"op": "remove", "path": "/spec/policyTypes/0"}], JSON_PATCH)
+    assert (same["spec"]["policyTypes"], same["metadata"]["generation"]) == (["Ingress"], 1)
+
+
+def test_what_is_unknown_and_what_is_there_twice_is_told_as_it_comes(wire: Wire, ns: str) -> None:
+    text = '{"odd": 1, "metadata": {"name": "c", "name": "c", "x": 1}, "data": {"a": "1", "a": "2"}, "y": 1, "y": 2}'
+    refused = wire.request("POST", core(ns, "configmaps"), text, fieldValidation="Strict")
+    said = refused["message"].partition("strict decoding error: ")[2]
+    assert said.replace('"', "").split(", ") == [
+        "unknown field odd", "duplicate field metadata.name", "unknown field metadata.x", "duplicate field data.a",
+        "unknown field y",
+    ]  # fmt: skip
+
+
+def test_two_ports_of_a_service_do_not_get_one_node_port_by_their_name(wire: Wire, ns: str) -> None:
+    port = {"name": "p", "port": 80}
+    wire.post(core(ns, "services"), {"metadata": {"name": "s"}, "spec": {"type": "NodePort", "ports": [port]}})
+    spec = {"type": "NodePort", "ports": [port, {**port, "port": 81}]}
+    refused = wire.put(f"{core(ns, 'services')}/s", {"metadata": {"name": "s"}, "spec": spec})
+    assert (refused.code in {400, 500}, refused["message"].startswith("duplicate nodePort: {TCP 3")) == (True, True)
+
+
+def test_ports_of_a_slice_without_a_number_show_their_name(wire: Wire, ns: str) -> None:
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{ns}/endpointslices"
+    headers = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    for name, ports, shown in (("a", [{}], "<unset>"), ("b", [{"name": "http"}], "http")):
+        assert wire.post(path, {"metadata": {"name": name}, "addressType": "IPv4", "ports": ports}).code == 201
+        (row,) = wire.request("GET", f"{path}/{name}", headers=headers)["rows"]
+        assert row["cells"][2] == shown
+
+
+def test_annotations_that_are_null_are_not_noted(wire: Wire, ns: str) -> None:
+    note, path = "kubectl.kubernetes.io/last-applied-configuration", f"{core(ns, 'configmaps')}/c"
+    wire.post(core(ns, "configmaps"), {"metadata": {"name": "c", "annotations": {note: "{}"}}})
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "annotations": None}}
+    applied = wire.apply(path, body, manager="kubectl", force="true")
+    assert "annotations" not in json.loads(applied["metadata"]["annotations"][note])["metadata"]

@@ -104,11 +104,17 @@ LITERAL = {"NetworkPolicy": "spec", "MutatingWebhookConfiguration": "webhooks",
 another than none at all, as which it is stored."""
 
 
+FILLED = {"policyTypes"}
+"""Fields of them that have a default where nothing is in them."""
+
+
 def gives_empty(kind: Kind, wanted: Object) -> bool:
     """Whether an object says of a list or map, in the field that counts by the letter, that nothing is in it."""
     name = LITERAL.get(kind.builtin, "")
-    node = kind.schema.properties.get(name)
-    return node is not None and has_empty(node, wanted.get(name))
+    node, said = kind.schema.properties.get(name), wanted.get(name)
+    if isinstance(said, dict):
+        said = {field: value for field, value in said.items() if field not in FILLED}
+    return node is not None and has_empty(node, said)
 
 
 FROZEN = {"ConfigMap": ("binaryData",), "Secret": ("data",)}

@@ -392,6 +392,10 @@ def check_fields(call: Call, kind: Kind, obj: Object, repeated: list[str], node:
     if not faults:
         return
     if mode == "Strict":
+        if kind.crd is None and repeated and unknown and not yaml and call.verb != "patch":
+            from sampan.cluster.apiserver.strict import in_order
+
+            faults = in_order(call.body, faults)
         if yaml and repeated:
             said = "yaml: unmarshal errors:\n" + "\n".join(f"  {fault}" for fault in repeated)
             if applied:

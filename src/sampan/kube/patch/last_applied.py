@@ -30,6 +30,8 @@ def note_in(obj: Object) -> str:
 def note_of(applied: Object) -> str:
     """The note that stands for an applied object."""
     metadata = applied["metadata"]
+    if metadata.get("annotations", metadata) is None:
+        applied = {**applied, "metadata": {key: value for key, value in metadata.items() if key != "annotations"}}
     if isinstance(metadata.get("annotations"), dict):
         annotations = {key: value for key, value in metadata["annotations"].items() if key != ANNOTATION}
         applied = {**applied, "metadata": {**metadata, "annotations": annotations}}

@@ -56,6 +56,7 @@ _PORTS = frozenset({"nodePort", "healthCheckNodePort"})
 _HIDDEN = "internalTrafficPolicy"
 _GENERATED = re.compile(rf"{GENERATED}[a-z0-9]{{5}}\b")
 _NODE_PORT = re.compile(r"(?<=\d:)3\d{4}(?=/)")
+_SHARED_PORT = re.compile(r"(?<=duplicate nodePort: \{)(\w+) \d+")
 _AGE = re.compile(r"\d+[smhd](\d+[smh])?")
 
 
@@ -66,6 +67,7 @@ def text(value: str) -> str:
         before, _, faults = value.partition("): errors:\n")
         value = "\n".join([before, *sorted(faults.split("\n"))])
     value = _SCALE.sub("NO SCALE", _TOKENS.sub("", value))
+    value = _SHARED_PORT.sub(r"\1 PORT", value)
     value = _NO_LABELS.sub(r"\1 value: {}", _ELEMENT.sub("OBJECT", value))
     value = _GO.sub("Invalid value: OBJECT", _DECODED.sub(r"\1", _PATCH.sub("OUTCOME", value)))
     value = _ADDRESS.sub("ADDRESS", _TIME.sub("TIME", _UID.sub("UID", value)))

@@ -62,7 +62,8 @@ def _endpoints(obj: Object) -> str:
 
 
 def _slice_ports(obj: Object) -> str:
-    numbers = ["*" if port.get("port") is None else str(port["port"]) for port in obj.get("ports") or ()]
+    named = [(port.get("port"), port.get("name")) for port in obj.get("ports") or ()]
+    numbers = [str(number) if number is not None else "*" if name is None else name for number, name in named]
     return limited(numbers) or UNSET
 
 

@@ -28,7 +28,7 @@ from sampan.cluster.apiserver.registry.faults import (
 )
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import kinds
-from sampan.kube.errors import internal, invalid
+from sampan.kube.errors import bad_request, internal, invalid
 from sampan.kube.objects import Object
 
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
@@ -148,6 +148,8 @@ class Service(TableStrategy):
         for index, port in enumerate(ports):
             if port.get("nodePort"):
                 check_port(faults, f"spec.ports[{index}].nodePort", port["nodePort"], taken)
+        if not fresh:
+            _refuse_shared(ports)
         mine = {port["nodePort"] for port in ports if port.get("nodePort")}
         shared = (
             {port.get("port"): port["nodePort"] for port in reversed(ports) if port.get("nodePort")} if fresh else {}
@@ -208,6 +210,16 @@ class Service(TableStrategy):
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         addresses.changed(faults, sub(new, "spec"), sub(old, "spec"))
+
+
+def _refuse_shared(ports: list[Object]) -> None:
+    """ApiError 400 for an update that gives two ports of a protocol one node port, if only by their one name."""
+    given: set[tuple[Any, ...]] = set()
+    for port in ports:
+        used = (port.get("protocol") or "TCP", port.get("nodePort"))
+        if used[1] and used in given:
+            raise bad_request(f"duplicate nodePort: {{{used[0]} {used[1]}}}")
+        given.add(used)
 
 
 def _ports(faults: Faults, ports: list[Object], type: str) -> None:

@@ -230,13 +230,13 @@ class StatefulSet(Workload):
                 f"{where}.rollingUpdate", given["RollingUpdate"], "only allowed for updateStrategy 'RollingUpdate'"
             )
         faults.non_negative("spec.ordinals.start", sub(spec, "ordinals").get("start"))
-        faults.name("spec.serviceName", spec.get("serviceName"), DNS_LABEL, required=False)
         for key in ("whenDeleted", "whenScaled"):
             where = f"spec.persistentVolumeClaimRetentionPolicy.{key}"
             faults.one_of(where, lookup(obj, where), ("Retain", "Delete"))
 
     def validate_create(self, obj: Object) -> list[Cause]:
         faults = Faults()
+        faults.name("spec.serviceName", lookup(obj, "spec.serviceName"), DNS_LABEL, required=False)  # it stays
         for index, claim in enumerate(maps(sub(obj, "spec").get("volumeClaimTemplates"))):
             validate_claim(faults, sub(claim, "spec"), f"spec.volumeClaimTemplates[{index}].spec")
         return super().validate_create(obj) + faults.causes
