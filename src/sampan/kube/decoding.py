@@ -6,13 +6,14 @@ import json
 import re
 from typing import Any
 
-from sampan.kube import quantity
+from sampan.kube import numbers, quantity
 from sampan.kube.errors import ApiError
 from sampan.kube.patch import fields
 from sampan.kube.plain import is_plain
 from sampan.kube.quantity import QuantityError
 from sampan.kube.schema import Schema
-from sampan.kube.validation import GO_TYPES, fits, join, json_type
+from sampan.kube.validation import GO_TYPES, fits, join
+from sampan.kube.wrong_types import json_type
 
 
 def _go_type(node: Schema) -> str:
@@ -79,8 +80,10 @@ def _typed(name: str) -> str:
     return {"object": "map", "array": "list", "integer": "numeric (int or float)"}.get(name, name)
 
 
-def _found(value: Any) -> str:
-    """The type of a value, as an apply names it."""
+def _found(value: Any, wanted: str) -> str:
+    """The type of a value, as an apply names it where another is wanted."""
+    if isinstance(value, bool) and wanted in {"integer", "number"}:
+        return "bool"
     return {dict: "map", list: "list", bool: "boolean", str: "string"}.get(type(value), f"&{{{value}}}")
 
 
@@ -106,13 +109,13 @@ def typed_fault(schema: Schema, obj: Any, *, repeats: bool = False) -> str | Non
             faults.append(f"{path}: expected any scalar, got {json_word(value)}")
             return
         if value is not None and node.open and node.structural and node.type and not fits(value, node.type):
-            faults.append(f"{path}: expected {_typed(node.type)}, got {_found(value)}")
+            faults.append(f"{path}: expected {_typed(node.type)}, got {_found(value, node.type)}")
         if value is None or node.open or scalar or node.int_or_string or not node.type:
             return
         if node.type == "integer" and isinstance(value, float):
             return  # a number, if not one that goes into the field: `decode_fault` says so
         if not fits(value, node.type):
-            faults.append(f"{path}: expected {_typed(node.type)}, got {_found(value)}")
+            faults.append(f"{path}: expected {_typed(node.type)}, got {_found(value, node.type)}")
         elif isinstance(value, dict):
             for key in sorted(value):
                 child = node.child(key)
@@ -157,8 +160,11 @@ def typed_fault(schema: Schema, obj: Any, *, repeats: bool = False) -> str | Non
     return faults[0] if faults else None
 
 
-def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *, strict: bool = False) -> str | None:
+def decode_fault(
+    schema: Schema, obj: dict[str, Any], kind: str, version: str, *, strict: bool = False, earlier: Any = None
+) -> str | None:
     """The message for a body whose types do not fit a built-in kind (upstream answers 400); None when they fit.
+    `earlier`: the body with what was first given of fields that are given twice, which is read, too.
 
     Where it is `strict`, as after an apply, an empty text is no quantity. Else what a type of its own cannot read is
     said first, wherever it is.
@@ -183,14 +189,16 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
                 return f"unmarshalerDecoder: {error}"
             return None
         if node.int_or_string and isinstance(value, bool | dict | list | float):
-            found = json_word(value) + (f" {value}" if isinstance(value, float) else "")
+            found = json_word(value) + (f" {numbers.text(value)}" if isinstance(value, float) else "")
+            if strict:
+                return f"json: cannot unmarshal {found} into Go value of type int32"
             return f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type int32"
         if node.int_or_string and isinstance(value, int) and not _fits_bits(value, "int32"):
             return f"json: cannot unmarshal number {value} into Go value of type int32"
         if node.int_or_string or not node.type:
             return None
         if strict and node.type == "integer" and isinstance(value, float):
-            return f"cannot convert float64 to {node.format}"
+            return None if value.is_integer() else f"cannot convert float64 to {node.format}"
         if node.format == "byte" and isinstance(value, str) and (fault := _not_base64(value)):
             return of_type(fault)
         if node.format == "byte" and isinstance(value, list):
@@ -224,7 +232,11 @@ def decode_fault(schema: Schema, obj: dict[str, Any], kind: str, version: str, *
                     return fault
         return None
 
-    fault = None if is_plain(schema, obj) else walk(schema, obj, "", kind) or next(iter(wrong_types), None)
+    fault = None
+    for each in (earlier, obj):
+        if isinstance(each, dict) and not is_plain(schema, each):
+            fault = fault or walk(schema, each, "", kind)
+    fault = fault or next(iter(wrong_types), None)
     return f'{kind} in version "{version}" cannot be handled as a {kind}: {fault}' if fault else None
 
 
@@ -234,9 +246,8 @@ def narrow(schema: Schema, obj: dict[str, Any]) -> None:
     def walk(node: Schema | None, value: Any) -> Any:
         if node is None or node.open:
             return value
-        if node.type == "integer" and isinstance(value, int) and not isinstance(value, bool):
-            bits = 32 if node.format == "int32" else 64
-            return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
+        if node.type == "integer" and isinstance(value, int | float) and not isinstance(value, bool):
+            return value if value % 1 else numbers.cut(value, 32 if node.format == "int32" else 64)
         if isinstance(value, dict):
             value.update({key: walk(node.child(key), item) for key, item in value.items()})
         elif isinstance(value, list):

@@ -24,6 +24,7 @@ from msgspec import UNSET
 from sampan.kube import quantity
 from sampan.kube.errors import Cause
 from sampan.kube.plain import MICRO, is_plain
+from sampan.kube.wrong_types import FLOATS, INTEGERS, form_of, in_body, json_type, unfit, wrong_type
 
 if TYPE_CHECKING:
     from sampan.kube.schema import Schema
@@ -37,28 +38,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
 }
 GO_TYPES = {"object": "map[string]interface {}", "array": "[]interface {}", "boolean": "bool", "string": "string"}
-_INTEGERS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 _RESOURCE_FIELDS = ("apiVersion", "kind", "metadata")
 
 
 _NOTHING = {"string": "", "integer": 0, "boolean": False}
 _SCALARS = frozenset({str, int, float, bool})
-
-
-def json_type(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, dict):
-        return "object"
-    if isinstance(value, list):
-        return "array"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, int):
-        return "integer" if -(2**63) <= value < 2**63 else "number"
-    return "integer" if float(value).is_integer() else "number"
 
 
 def fits(value: Any, wanted: str) -> bool:
@@ -156,15 +140,15 @@ def _validate(schema: Schema, value: Any, path: str, causes: list[Cause]) -> Non
         return
     if schema.int_or_string:
         if not isinstance(value, int | str) or isinstance(value, bool):
-            _wrong_type(value, "integer,string", path, causes)
+            wrong_type(value, "integer,string", path, causes)
             return
     elif schema.type and not fits(value, schema.type):
-        _wrong_type(value, schema.type, path, causes)
+        wrong_type(value, schema.type, path, causes, form_of(schema))
         _one_of_another_type(schema, value, path, causes)
         return
     raw = schema.raw
     if schema.enum is not None and value not in schema.enum:
-        supported = ", ".join(shown(item) for item in schema.enum)
+        supported = ", ".join(shown(str(item) if schema.structural else item) for item in schema.enum)
         message = f"Unsupported value: {shown(value)}: supported values: {supported}"
         causes.append(Cause(path, message, "FieldValueNotSupported"))
     if isinstance(value, dict):
@@ -174,12 +158,12 @@ def _validate(schema: Schema, value: Any, path: str, causes: list[Cause]) -> Non
     elif isinstance(value, str):
         if schema.format and (fault := _format_fault(schema, value)):
             reason = "FieldValueTypeInvalid" if schema.structural else "FieldValueInvalid"
-            causes.append(Cause(path, f"Invalid value: {shown(value)}: {_in_body(path)} {fault}", reason))
+            causes.append(Cause(path, f"Invalid value: {shown(value)}: {in_body(path)} {fault}", reason))
         if schema.structural:
             _limits(raw, _STRING_LIMITS, len(value), value, path=path, causes=causes)
             pattern = raw.get("pattern")
             if pattern and not _matches(pattern, value):
-                message = f"Invalid value: {shown(value)}: {_in_body(path)} should match '{pattern}'"
+                message = f"Invalid value: {shown(value)}: {in_body(path)} should match '{pattern}'"
                 causes.append(Cause(path, message))
     elif not isinstance(value, bool):
         _validate_number(schema, value, path, causes)
@@ -187,23 +171,9 @@ def _validate(schema: Schema, value: Any, path: str, causes: list[Cause]) -> Non
         _validate_combined(raw, value, path, causes)
 
 
-def _in_body(path: str) -> str:
-    return f"{path} in body"
-
-
-def _wrong_type(value: Any, wanted: str, path: str, causes: list[Cause]) -> None:
-    found = json_type(value)
-    message = f'Invalid value: "{found}": {_in_body(path)} must be of type {wanted}: "{found}"'
-    causes.append(Cause(path, message, "FieldValueTypeInvalid"))
-    if (wanted, found) == ("integer", "number"):  # upstream finds it twice
-        causes.append(
-            Cause("<nil>", f'Invalid value: "": Checked value must be of type integer (default format) in {path}')
-        )
-
-
 def _check_quantity(value: Any, path: str, causes: list[Cause]) -> None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        _wrong_type(value, "string", path, causes)
+        wrong_type(value, "string", path, causes)
         return
     try:
         quantity.parse(value)
@@ -249,7 +219,7 @@ def _limits(
         elif reason == "FieldValueTooMany":
             message = f"Too many: {size}: {text}"
         else:
-            message = f"Invalid value: {shown(value) if isinstance(value, str) else size}: {_in_body(path)} {text}"
+            message = f"Invalid value: {shown(value) if isinstance(value, str) else size}: {in_body(path)} {text}"
         causes.append(Cause(path, message, reason))
 
 
@@ -258,25 +228,29 @@ def _validate_number(schema: Schema, value: float, path: str, causes: list[Cause
     if isinstance(value, float) and not math.isfinite(value):
         causes.append(Cause(path, f"Invalid value: {value}: must be a finite number"))
         return
-    bounds = _INTEGERS.get(schema.format)
-    if bounds and not bounds[0] <= value <= bounds[1]:
-        causes.append(Cause(path, f"Invalid value: {value}: {_in_body(path)} must fit in {schema.format}"))
+    bounds = INTEGERS.get(schema.format) if schema.type == "integer" else None
+    if bounds and not bounds[0] <= value <= bounds[1] and schema.structural:
+        causes.append(unfit(schema.format, path))
+    elif bounds and not bounds[0] <= value <= bounds[1]:
+        causes.append(Cause(path, f"Invalid value: {value}: {in_body(path)} must fit in {schema.format}"))
+    if abs(value) > FLOATS.get(form_of(schema), math.inf):
+        causes.append(unfit(schema.format, path, "number"))
     minimum, maximum = raw.get("minimum"), raw.get("maximum")
     if minimum is not None and (value < minimum or (raw.get("exclusiveMinimum") and value == minimum)):
         words = "greater than" if raw.get("exclusiveMinimum") else "greater than or equal to"
-        causes.append(Cause(path, f"Invalid value: {value}: {_in_body(path)} should be {words} {minimum}"))
+        causes.append(Cause(path, f"Invalid value: {value}: {in_body(path)} should be {words} {minimum}"))
     if maximum is not None and (value > maximum or (raw.get("exclusiveMaximum") and value == maximum)):
         words = "less than" if raw.get("exclusiveMaximum") else "less than or equal to"
-        causes.append(Cause(path, f"Invalid value: {value}: {_in_body(path)} should be {words} {maximum}"))
+        causes.append(Cause(path, f"Invalid value: {value}: {in_body(path)} should be {words} {maximum}"))
     step = raw.get("multipleOf")
     if step and not math.isclose(value / step, round(value / step), abs_tol=1e-9):
-        causes.append(Cause(path, f"Invalid value: {value}: {_in_body(path)} should be a multiple of {step}"))
+        causes.append(Cause(path, f"Invalid value: {value}: {in_body(path)} should be a multiple of {step}"))
 
 
 def _one_of_another_type(schema: Schema, value: Any, path: str, causes: list[Cause]) -> None:
     """A value of the wrong type is none of those listed, either."""
     if schema.structural and schema.enum is not None:
-        supported = ", ".join(shown(item) for item in schema.enum)
+        supported = ", ".join(shown(str(item) if schema.structural else item) for item in schema.enum)
         message = f"Unsupported value: {json.dumps(value)}: supported values: {supported}"
         causes.append(Cause(path, message, "FieldValueNotSupported"))
 
@@ -352,11 +326,11 @@ def _validate_combined(raw: dict[str, Any], value: Any, path: str, causes: list[
     for part in raw.get("allOf") or ():
         causes += validate(Schema(part), value, path)
     if (parts := raw.get("anyOf")) and not raw.get("x-kubernetes-int-or-string") and not any(map(passes, parts)):
-        causes.append(Cause(path, f"Invalid value: {_in_body(path)} must validate at least one schema (anyOf)"))
+        causes.append(Cause(path, f"Invalid value: {in_body(path)} must validate at least one schema (anyOf)"))
     if (parts := raw.get("oneOf")) and sum(map(passes, parts)) != 1:
-        causes.append(Cause(path, f"Invalid value: {_in_body(path)} must validate one and only one schema (oneOf)"))
+        causes.append(Cause(path, f"Invalid value: {in_body(path)} must validate one and only one schema (oneOf)"))
     if "not" in raw and passes(raw["not"]):
-        causes.append(Cause(path, f"Invalid value: {_in_body(path)} must not validate the schema (not)"))
+        causes.append(Cause(path, f"Invalid value: {in_body(path)} must not validate the schema (not)"))
 
 
 # -- unknown fields, pruning, defaults, canonical form ---------------------------------------------------------------

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
-from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sampan.cluster.apiserver import yaml_bodies
 from sampan.cluster.apiserver.call import Call
 from sampan.cluster.apiserver.kind import Kind
+from sampan.kube import numbers
 from sampan.kube.errors import Cause, bad_request, invalid, unsupported_media_type
 from sampan.kube.objects import Object
 
@@ -23,11 +23,10 @@ PROTOBUF = "application/vnd.kubernetes.protobuf"
 JSON_TYPES = {"application/json", "", "*/*", "application/json-patch+json", "application/merge-patch+json",
               "application/strategic-merge-patch+json"}  # fmt: skip
 YAML_TYPES = {"application/yaml", "application/apply-patch+yaml"}
+UNTYPED = {"application/apply-patch+yaml", "application/strategic-merge-patch+json"}
+"""What is read before the types of its fields are known, as all of a custom kind is."""
 _encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
-
-MAX_NODES = 500_000
-MAX_DEPTH = 200
 
 
 def media_type(content_type: str) -> str:
@@ -43,6 +42,14 @@ class _Repeated(dict[str, Any]):
 
 def read_body(call: Call) -> tuple[Any, list[str]]:
     """(value, duplicate field messages). Raises ApiError 400 or 415."""
+    value, repeated = _read(call)
+    loose = media_type(call.content_type) in UNTYPED or (call.kind is not None and call.kind.crd is not None)
+    if loose and isinstance(call.body, bytes) and numbers.may_differ(call.body):
+        value = numbers.held(value)
+    return value, repeated
+
+
+def _read(call: Call) -> tuple[Any, list[str]]:
     body = call.body
     if not isinstance(body, bytes):
         try:
@@ -54,7 +61,7 @@ def read_body(call: Call) -> tuple[Any, list[str]]:
         return _read_protobuf(body), []
     misplaced = "patch+" in kind and call.verb not in {"", "patch"}
     if kind in YAML_TYPES and not misplaced:
-        return _read_yaml(body), repeated_keys(body)
+        return yaml_bodies.read(body), yaml_bodies.repeated_keys(body)
     if kind not in JSON_TYPES or misplaced:
         raise unsupported_media_type(
             f"the body of the request was in an unknown format - accepted media types include: "
@@ -129,96 +136,6 @@ def _find_repeated(value: Any, path: str, faults: list[str]) -> None:
             _find_repeated(item, f"{path}[{index}]", faults)
 
 
-@cache
-def _loader() -> Any:
-    """PyYAML's loader with the words of YAML 1.1 that it leaves out: y and n are true and false."""
-    import yaml
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        bool_values: ClassVar = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
-
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("[yYnN]$"), list("yYnN"))
-    return Loader
-
-
-def repeated_keys(body: bytes) -> list[str]:
-    """`line 6: key "x" already set in map` for each, in a body that is YAML."""
-    if body.lstrip()[:1] == b"{":
-        found: list[int] = []
-        json_pairs: Callable[[list[tuple[str, Any]]], None] = lambda items: (  # noqa: E731
-            found.append(1) if len(dict(items)) != len(items) else None
-        )
-        try:
-            json.loads(body, object_pairs_hook=json_pairs)
-            if not found:
-                return []
-        except (ValueError, RecursionError):
-            pass
-    import yaml
-
-    faults: list[str] = []
-
-    def walk(node: Any, depth: int) -> None:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode):
-                    plain = key.value if key.tag.endswith(":str") else _loader().bool_values.get(key.value, key.value)
-                    shown = json.dumps(plain)
-                    if shown in seen:
-                        faults.append(f"line {value.start_mark.line + 1}: key {shown} already set in map")
-                    seen.add(shown)
-                walk(value, depth + 1)
-        elif isinstance(node, yaml.SequenceNode):
-            for item in node.value:
-                walk(item, depth + 1)
-
-    try:
-        walk(yaml.compose(body, Loader=_loader()), 0)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return []
-    return faults
-
-
-def _read_yaml(body: bytes) -> Any:
-    import yaml
-
-    loader = _loader()
-    try:
-        # JSON is the usual case (client-go sends it as YAML) and far faster to read.
-        if body.lstrip()[:1] == b"{":
-            return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, RecursionError, ValueError):
-        pass
-    try:
-        # The C loader builds nested values recursively and would overrun its stack; its parser does not.
-        depth = 0
-        for event in yaml.parse(body, Loader=loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise bad_request("the YAML body is nested too deeply")
-        documents = list(yaml.load_all(body, Loader=loader))
-        if len(documents) != 1:
-            raise bad_request("the body must hold exactly one YAML document")
-        return _plain(documents[0], [MAX_NODES])
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, MemoryError) as error:
-        raise bad_request(f"error converting YAML to JSON: {error}") from None
-
-
-def _plain(value: Any, budget: list[int]) -> Any:
-    """YAML as JSON has it: dates as text, keys as strings, aliases copied, but not into more than `MAX_NODES`."""
-    budget[0] -= 1
-    if budget[0] < 0:
-        raise bad_request("the YAML body expands to too much")
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else json.dumps(key): _plain(item, budget) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item, budget) for item in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return value.isoformat().replace("+00:00", "Z") if hasattr(value, "isoformat") else str(value)
-
-
 def _read_protobuf(body: bytes) -> Any:
     try:
         from sampan.kube import protobuf
@@ -262,11 +179,10 @@ def check_types(call: Call, kind: Kind, obj: Object) -> None:
         if fault:
             raise bad_request(fault)
     if kind.crd is None and call.encoded:
-        for each in (call.earlier, obj):  # a field named twice is read twice
-            if isinstance(each, dict):
-                fault = decoding.decode_fault(kind.schema, each, kind.resource.kind, kind.resource.version)
-                if fault:
-                    raise bad_request(fault)
+        # a field named twice is read twice
+        fault = decoding.decode_fault(kind.schema, obj, kind.resource.kind, kind.resource.version, earlier=call.earlier)
+        if fault:
+            raise bad_request(fault)
 
 
 def read_part(call: Call) -> Object:

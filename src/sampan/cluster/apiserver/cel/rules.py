@@ -14,7 +14,7 @@ from sampan.cluster.apiserver.cel.types import Type, optional_of
 from sampan.cluster.apiserver.cel.values import EvaluationFault, Optional
 from sampan.kube.errors import Cause
 from sampan.kube.schema import Schema
-from sampan.kube.validation import json_type
+from sampan.kube.wrong_types import json_type
 
 KEY = "x-kubernetes-validations"
 REASONS = {
