@@ -252,3 +252,68 @@ def test_the_stored_version_changes(wire: Wire, kind: Kind) -> None:
     assert wire.patch(path, {"spec": {"versions": left}}).code == 200
     eventually(lambda: wire.get(kind.path("v1", "a")).code == 404)
     eventually(lambda: wire.get(kind.path("v2", "a")).code == 200)
+
+
+def whole(request: Object) -> Object:
+    """Converts parts of objects, too, as they are looked at to see who owns what."""
+    converted = []
+    for obj in request["objects"]:
+        spec = dict(obj.get("spec") or {})
+        if request["desiredAPIVersion"].endswith("/v2") and "hostPort" in spec:
+            host, _, port = spec.pop("hostPort").partition(":")
+            spec |= {"host": host, **({"port": int(port)} if port else {})}
+        elif request["desiredAPIVersion"].endswith("/v1") and {"host", "port"} & spec.keys():
+            spec["hostPort"] = f"{spec.pop('host', '')}:{spec.pop('port', '')}"
+        converted.append({**obj, "apiVersion": request["desiredAPIVersion"], "spec": spec})
+    return {"convertedObjects": converted}
+
+
+def owners(reply: Any) -> dict[str, tuple[str, set[str]]]:
+    """Manager -> its version, and the fields of the spec it owns."""
+    assert reply.code in (200, 201), reply
+    return {
+        row["manager"]: (row["apiVersion"].rpartition("/")[2], {*row["fieldsV1"].get("f:spec", {})} - {"."})
+        for row in reply["metadata"]["managedFields"]
+    }
+
+
+def test_who_owns_what_is_seen_in_the_version_of_each_manager(wire: Wire, kind: Kind, converter: Converter) -> None:
+    converter.answer = whole
+    kind.create("v1", "a", hostPort="h:1")
+
+    def apply(version: str, manager: str, force: str = "false", **spec: Any) -> Any:
+        body = kind.body(version, "a", **spec)
+        return wire.patch(kind.path(version, "a"), body, APPLY, fieldManager=manager, force=force)
+
+    assert owners(apply("v2", "two", host="h", port=1))["two"] == ("v2", {"f:host", "f:port"})
+    moved = wire.patch(kind.path("v1", "a"), {"spec": {"hostPort": "k:1"}}, fieldManager="one")
+    assert owners(moved)["one"] == ("v1", {"f:hostPort"})
+    assert owners(moved)["two"] == ("v2", {"f:port"}), "of v2 it changed the host alone"
+    refused = apply("v1", "three", hostPort="k:2")
+    assert refused.code == 409, refused
+    assert {(field, message.partition("\"")[2].partition("\"")[0]) for _, field, message in refused.causes} == {
+        (".spec.hostPort", "one"), (".spec.port", "two"),
+    }  # fmt: skip
+    forced = apply("v1", "three", force="true", hostPort="k:2")
+    assert {name: owned for name, (_, owned) in owners(forced).items() if owned} == {"three": {"f:hostPort"}}
+    kept = apply("v2", "two", force="true", port=3)
+    assert (kept["spec"]["host"], kept["spec"]["port"]) == ("k", 3)
+    assert owners(kept)["two"] == ("v2", {"f:port"})
+
+
+def test_an_update_whose_owners_cannot_be_seen_is_nobodys(wire: Wire, kind: Kind, converter: Converter) -> None:
+    converter.answer = whole
+    kind.create("v1", "a", hostPort="h:1")
+    body = kind.body("v2", "a", host="h", port=1)
+    assert wire.patch(kind.path("v2", "a"), body, APPLY, fieldManager="two").code == 200
+    asked = len(converter.seen)
+
+    def partly(request: Object) -> Object:
+        if any((obj.get("spec") or {}).get("hostPort") == "k:1" for obj in request["objects"]):
+            return {"result": {"status": "Failure", "message": "no"}, "convertedObjects": []}
+        return whole(request)
+
+    converter.answer = partly
+    moved = wire.patch(kind.path("v1", "a"), {"spec": {"hostPort": "k:1"}}, fieldManager="one")
+    assert (moved.code, moved["spec"]["hostPort"], "managedFields" in moved["metadata"]) == (200, "k:1", False)
+    assert len(converter.seen) > asked

@@ -144,8 +144,8 @@ class CustomKind(Kind):
         node = self.schema_at(api_version)
         if node is None:
             raise Unconvertible(f"request to convert CR to an invalid group/version: {api_version}")
-        if self.converter is not None:  # which is not asked for this: all versions are taken for the present one
-            return self.schema, lambda obj: obj
+        if (converter := self.converter) is not None:
+            return node, lambda obj: converter.viewed(obj, api_version)
         other = replace(self.resource, version=api_version.rpartition("/")[2])
         return node, lambda obj: conversion.convert(obj, other)
 

@@ -29,7 +29,13 @@ class Converts(Protocol):
     def known(self, obj: Object, to: str) -> Object:
         """A fresh copy of `obj` in the version `to`. Raises NeedsConversion."""
 
+    def viewed(self, obj: Object, to: str) -> Object:
+        """As `known`, to see who owns what. Raises Unconvertible, too, where it cannot be converted."""
+
     async def learn(self, obj: Object, to: str) -> None: ...
+
+    async def attempt(self, obj: Object, to: str) -> None:
+        """As `learn`; what fails is remembered for `viewed`."""
 
     async def convert(self, objects: Sequence[Object], to: str) -> list[Object]: ...
 
@@ -37,14 +43,14 @@ class Converts(Protocol):
 
 
 class NeedsConversion(Exception):
-    """A step that stops until an object has been converted."""
+    """A step that stops until an object has been converted, or with `to_view` until that has been tried."""
 
-    def __init__(self, converter: Converts, obj: Object, to: str) -> None:
+    def __init__(self, converter: Converts, obj: Object, to: str, *, to_view: bool = False) -> None:
         super().__init__(to)
-        self.converter, self.obj, self.to = converter, obj, to
+        self.converter, self.obj, self.to, self.to_view = converter, obj, to, to_view
 
     async def satisfy(self) -> None:
-        await self.converter.learn(self.obj, self.to)
+        await (self.converter.attempt if self.to_view else self.converter.learn)(self.obj, self.to)
 
 
 def storage_of(resource: Resource) -> Resource:

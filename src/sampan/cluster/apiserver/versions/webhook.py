@@ -41,6 +41,7 @@ class Converter:
         self._config: Object = ((crd["spec"].get("conversion") or {}).get("webhook") or {}).get("clientConfig") or {}
         self._kind = crd["spec"]["names"]["kind"]
         self._known: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
+        self._failed: dict[tuple[str, bytes], str] = {}
         self._schemas = {
             f"{crd['spec']['group']}/{version['name']}": schema.Schema.from_crd(
                 (version.get("schema") or {}).get("openAPIV3Schema")
@@ -55,6 +56,26 @@ class Converter:
             raise NeedsConversion(self, obj, to)
         made: Object = msgspec.json.decode(found)
         return _with_server_metadata(made, obj)
+
+    def viewed(self, obj: Object, to: str) -> Object:
+        from sampan.kube.patch.managed_fields import Unconvertible
+
+        if obj.get("apiVersion") == to:
+            return obj
+        if fault := self._failed.pop((to, _identity(obj)), ""):
+            raise Unconvertible(fault)
+        try:
+            return self.known(obj, to)
+        except NeedsConversion:
+            raise NeedsConversion(self, obj, to, to_view=True) from None
+
+    async def attempt(self, obj: Object, to: str) -> None:
+        try:
+            await self.learn(obj, to)
+        except ApiError as error:
+            if len(self._failed) >= REMEMBERED:
+                self._failed.clear()
+            self._failed[to, _identity(obj)] = error.message
 
     async def learn(self, obj: Object, to: str) -> None:
         (made,) = await self.convert([obj], to)
