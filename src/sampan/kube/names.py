@@ -57,7 +57,9 @@ def _check(text: str, pattern: re.Pattern[str], limit: int, message: str) -> lis
 
 def dns1123_label(text: str) -> list[str]:
     """At most 63 of `a-z0-9-`: names of namespaces, containers, volumes."""
-    return _check(text, _LABEL, 63, _LABEL_MESSAGE)
+    found = _check(text, _LABEL, 63, _LABEL_MESSAGE)
+    dotted = not dns1123_subdomain(text)
+    return ["must not contain dots" if dotted and fault == _LABEL_MESSAGE else fault for fault in found]
 
 
 def dns1123_subdomain(text: str) -> list[str]:
@@ -168,6 +170,7 @@ def annotation_map(values: Mapping[str, str] | None, field: str = "metadata.anno
 NAME_RULES = {
     ("", "Namespace"): dns1123_label,
     ("", "Service"): dns1123_label,
+    ("apps", "StatefulSet"): dns1123_label,
     ("rbac.authorization.k8s.io", "Role"): path_segment,
     ("rbac.authorization.k8s.io", "RoleBinding"): path_segment,
     ("rbac.authorization.k8s.io", "ClusterRole"): path_segment,

@@ -436,7 +436,12 @@ def canonical(schema: Schema, obj: Any, *, applied: bool = False) -> Any:
             if child is None:
                 result[name] = item
             elif item is None:
-                if child.nullable or child.open or (child.structural and (applied or not child.type)):
+                known = child.structural and name in properties  # of such a field a null that is not nullable goes
+                if (
+                    child.nullable
+                    or (child.structural and applied)
+                    or (not known and (child.open or (child.structural and not child.type)))
+                ):
                     result[name] = None
                 elif name not in properties and not child.structural and child.type in _NOTHING:
                     result[name] = (

@@ -82,6 +82,16 @@ def close(schema: Schema, obj: dict[str, Any]) -> None:
                     value[name] = None
 
 
+def reopen(schema: Schema, obj: dict[str, Any], given: dict[str, Any]) -> None:
+    """Make those of them empty again, in place, that were given so, in what is shown of an object not stored."""
+    for node, value, said in (
+        (schema, obj, given),
+        (schema.properties.get("spec"), obj.get("spec"), given.get("spec")),
+    ):
+        if node is not None and isinstance(value, dict) and isinstance(said, dict):
+            value.update({name: [] for name in node.nulls if value.get(name, ()) is None and said.get(name) == []})
+
+
 _NOTHING: dict[str, Any] = {"object": {}, "string": "", "integer": 0, "boolean": False}
 """What a null among the elements of a list is read as."""
 

@@ -470,3 +470,11 @@ def test_annotations_that_are_null_are_not_noted(wire: Wire, ns: str) -> None:
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "annotations": None}}
     applied = wire.apply(path, body, manager="kubectl", force="true")
     assert "annotations" not in json.loads(applied["metadata"]["annotations"][note])["metadata"]
+
+
+def test_what_goes_by_an_update_is_shown_as_it_was_given(wire: Wire, ns: str) -> None:
+    path, finalizers = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}/roles", ["example.com/f"]
+    wire.post(path, {"metadata": {"name": "r", "finalizers": finalizers}, "rules": []})
+    wire.delete(f"{path}/r")
+    gone = wire.put(f"{path}/r", {"metadata": {"name": "r"}, "rules": []})
+    assert (gone.code, gone["rules"], wire.get(f"{path}/r").code) == (200, [], 404)

@@ -105,3 +105,12 @@ def test_a_version_that_is_none_has_no_fields(served: Served) -> None:
     assert (other.code, other.warnings) == (422, ['299 - "unknown field \\"spec\\""'])
     nothing = served.wire.patch(path, [{"op": "replace", "path": "/apiVersion", "value": None}], JSON_PATCH)
     assert {(field, "accessor error" in message) for _, field, message in nothing.causes} == {("patch", True)}
+
+
+def test_a_null_of_a_field_that_takes_anything_goes(wire: Wire) -> None:
+    free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    made = Served(wire, {"type": "object", "properties": {"free": free}})
+    created = made.create(free=None)
+    assert (created.code, created["spec"]) == (201, {})
+    assert made.create("deep", free={"any": None})["spec"] == {"free": {"any": None}}
+    made.remove()

@@ -66,6 +66,7 @@ class Update:
         if not finished(made):
             return made
         self.gone = made if kind.crd is None else new
+        zeros.reopen(kind.written_schema, self.gone, wanted)  # which is not read from what is stored
         return Remove(json_copy(current.object))  # what watchers are told is what there was
 
     def _settled(self, wanted: Object, old: Object, marks: Object) -> Object:

@@ -131,7 +131,7 @@ class Run:
         """What both sides tell. Where they differ perhaps one was only slow: those are asked again, with more time."""
         rows: dict[Watch, tuple[list[Any], list[Any]]] = {}
         again = list(dict.fromkeys(watches))
-        for quiet in (0.3, 2.0):
+        for quiet in (0.3, 2.0, 8.0):
             real, ours = self.both(lambda side, again=again, quiet=quiet: side.events(again, quiet))  # type: ignore[misc]
             for watch, a, b in zip(again, real, ours, strict=True):
                 rows[watch] = self._kept(watch, a), self._kept(watch, b)

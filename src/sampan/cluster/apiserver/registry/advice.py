@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sampan.cluster.apiserver.registry.faults import maps, sub
-from sampan.kube import quantity
+from sampan.kube import names, quantity
 from sampan.kube.objects import Object
 
 
@@ -56,9 +57,34 @@ _OLD_VOLUMES = {
 _NO_POD = "a null labelSelector results in matching no pod"
 
 
+def node_term_advice(term: Object, path: str, *, valued: bool = False) -> list[str]:
+    """What to tell of a term that chooses nodes; `valued`: of values that no label can have, too."""
+    found: list[str] = []
+    for index, expression in enumerate(maps(term.get("matchExpressions"))):
+        where, key = f"{path}.matchExpressions[{index}]", expression.get("key")
+        if key in _LABELS:
+            found.append(f"{where}.key: {key} is {_LABELS[key]}")
+        for position, value in enumerate(expression.get("values") or () if valued else ()):
+            faults = names.label_value(value)
+            found += [f"{where}.values[{position}]: {value} is invalid, {fault}" for fault in faults]
+    return found
+
+
+def label_advice(keys: Iterable[Any], path: str) -> list[str]:
+    """What to tell of labels of nodes that are old."""
+    return [f"{path}: {_LABELS[key]}" for key in keys if key in _LABELS]
+
+
 def _places(spec: Object, path: str) -> list[str]:
     """Where a pod may run: labels of nodes that are old, terms that match no pod."""
     found = [f"{path}.nodeSelector[{key}]: {_LABELS[key]}" for key in sub(spec, "nodeSelector") if key in _LABELS]
+    nodes, where = sub(spec, "affinity", "nodeAffinity"), f"{path}.affinity.nodeAffinity"
+    name = "requiredDuringSchedulingIgnoredDuringExecution"
+    for index, term in enumerate(maps(sub(nodes, name).get("nodeSelectorTerms"))):
+        found += node_term_advice(term, f"{where}.{name}.nodeSelectorTerms[{index}]")
+    name = "preferredDuringSchedulingIgnoredDuringExecution"
+    for index, wish in enumerate(maps(nodes.get(name))):
+        found += node_term_advice(sub(wish, "preference"), f"{where}.{name}[{index}].preference", valued=True)
     for index, constraint in enumerate(maps(spec.get("topologySpreadConstraints"))):
         where, key = f"{path}.topologySpreadConstraints[{index}]", constraint.get("topologyKey")
         if key in _LABELS:
@@ -78,8 +104,28 @@ def _places(spec: Object, path: str) -> list[str]:
     return found
 
 
+def name_advice(new: Object, old: Object | None, whose: str = "Pod names and hostnames") -> list[str]:
+    """What to tell of the name of a new object that becomes part of others."""
+    faults = names.dns1123_label(str(new["metadata"].get("name") or "")) if old is None else []
+    surprise = f"this is used in {whose}, which can result in surprising behavior; a DNS label is recommended"
+    return [f"metadata.name: {surprise}: [{' '.join(faults)}]"] if faults else []
+
+
+def claim_advice(spec: Object, path: str) -> list[str]:
+    """What to tell of the spec of a claim."""
+    return broken_bytes(spec.get("resources"), f"{path}.resources", ("storage",))
+
+
 def _volumes(spec: Object, path: str) -> list[str]:
-    return [
+    claims = [
+        advice
+        for index, volume in enumerate(maps(spec.get("volumes")))
+        for advice in claim_advice(
+            sub(volume, "ephemeral", "volumeClaimTemplate", "spec"),
+            f"{path}.volumes[{index}].ephemeral.volumeClaimTemplate.spec",
+        )
+    ]
+    return claims + [
         f"{path}.volumes[{index}].{source}: {said}"
         for index, volume in enumerate(maps(spec.get("volumes")))
         for source, said in _OLD_VOLUMES.items()
@@ -107,12 +153,12 @@ def _repeated(spec: Object, path: str) -> list[str]:
 
 
 def broken_bytes(
-    resources: Any, path: str, names: tuple[str, ...], parts: tuple[str, ...] = ("limits", "requests")
+    resources: Any, path: str, kinds: tuple[str, ...], parts: tuple[str, ...] = ("limits", "requests")
 ) -> list[str]:
-    """Amounts of `names` that are no whole number of bytes."""
+    """Amounts of `kinds` that are no whole number of bytes."""
     found: list[str] = []
     for part in parts:
-        for name in names:
+        for name in kinds:
             value = sub(resources, part).get(name)
             try:
                 whole = value is None or quantity.parse(str(value)) % 1 == 0

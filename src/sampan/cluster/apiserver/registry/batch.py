@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, ClassVar
 
-from sampan.cluster.apiserver.registry.advice import pod_spec_advice
+from sampan.cluster.apiserver.registry.advice import name_advice, pod_spec_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
 from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
@@ -40,7 +40,18 @@ def _own_labels(uid: str, name: str) -> dict[str, str]:
 def _advice(new: Object, old: Object | None, path: str) -> list[str]:
     if old is not None and new.get("spec") == old.get("spec"):
         return []
-    return pod_spec_advice(lookup(new, path), path)
+    found, job = name_advice(new, old), path.removesuffix(".template.spec")
+    spec = lookup(new, job) or {}
+    if (
+        spec.get("completionMode") == "Indexed"
+        and (spec.get("completions") or 0) > 10**5
+        and (spec.get("parallelism") or 0) > 10**4
+    ):
+        found.append(
+            f"{job}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4,"
+            " Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        )
+    return found + pod_spec_advice(lookup(new, path), path)
 
 
 def _fixed(spec: Object) -> Object:

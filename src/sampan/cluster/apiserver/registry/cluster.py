@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sampan.cluster.apiserver.registry.advice import label_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, default_phase, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import (
@@ -124,6 +125,9 @@ class PriorityClass(TableStrategy):
 
 
 class RuntimeClass(TableStrategy):
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        return label_advice(sub(new, "scheduling", "nodeSelector"), "scheduling.nodeSelector")
+
     immutable = ("handler",)
 
     def validate(self, faults: Faults, obj: Object) -> None:

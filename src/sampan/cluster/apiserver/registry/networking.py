@@ -82,11 +82,19 @@ def _rule_path(faults: Faults, entry: Object, path: str) -> None:
     _backend(faults, sub(entry, "backend"), f"{path}.backend")
 
 
+_CLASS = "kubernetes.io/ingress.class"
+
+
 class Ingress(TableStrategy):
     optional = frozenset({"spec.rules[].http.paths[].backend.service.name"})  # not asked for without a type of the path
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"loadBalancer": {}}
+
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        if old is None and _CLASS in (new["metadata"].get("annotations") or {}):
+            return [f"annotation \"{_CLASS}\" is deprecated, please use 'spec.ingressClassName' instead"]
+        return []
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")

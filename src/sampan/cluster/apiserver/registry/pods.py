@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from sampan.cluster.apiserver.registry.advice import pod_spec_advice
+from sampan.cluster.apiserver.registry.advice import name_advice, pod_spec_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec, default_requests
 from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
@@ -97,7 +97,8 @@ class Pod(TableStrategy):
                 raise invalid("Pod", ctx.name, [Cause("spec", f"Forbidden: {_CHANGEABLE}", _FORBIDDEN)])
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
-        return pod_spec_advice(new.get("spec"), "spec") if old is None else []
+        told = name_advice(new, old, "the Pod's hostname")
+        return told + (pod_spec_advice(new.get("spec"), "spec") if old is None else [])
 
     def validate(self, faults: Faults, obj: Object) -> None:
         validate_pod_spec(faults, obj.get("spec"), "spec")

@@ -43,6 +43,9 @@ def _port_key(port: Object) -> tuple[Any, ...]:
     return (port.get("port"), port.get("protocol") or "TCP")
 
 
+_HINTS = "service.kubernetes.io/topology-aware-hints"
+
+
 class Service(TableStrategy):
     rows: ClassVar[Rows] = (
         ("spec", {}),
@@ -202,11 +205,13 @@ class Service(TableStrategy):
             address(faults, f"spec.externalIPs[{index}]", ip)
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
+        found = [f"annotation {_HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"]
+        found = found if _HINTS in (new["metadata"].get("annotations") or {}) else []
         if sub(new, "spec").get("externalName") and _type(new) != "ExternalName":
-            return ['spec.externalName is ignored when spec.type is not "ExternalName"']
+            return [*found, 'spec.externalName is ignored when spec.type is not "ExternalName"']
         if sub(new, "spec").get("clusterIP") == "None" and sub(new, "spec").get("sessionAffinity") == "ClientIP":
-            return ["spec.SessionAffinity is ignored for headless services"]
-        return []
+            return [*found, "spec.SessionAffinity is ignored for headless services"]
+        return found
 
     def validate_change(self, faults: Faults, new: Object, old: Object) -> None:
         addresses.changed(faults, sub(new, "spec"), sub(old, "spec"))

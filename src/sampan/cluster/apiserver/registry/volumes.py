@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from sampan.cluster.apiserver.registry.advice import broken_bytes
+from sampan.cluster.apiserver.registry.advice import claim_advice, label_advice, node_term_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, default_phase, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows
-from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, qualified_name_problems, sub
+from sampan.cluster.apiserver.registry.faults import DNS_SUBDOMAIN, Faults, maps, qualified_name_problems, sub
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import quantity
 from sampan.kube.objects import Object, now
@@ -53,6 +53,9 @@ def _protect(obj: Object, finalizer: str) -> None:
         obj["metadata"]["finalizers"] = [*finalizers, finalizer]
 
 
+_BETA_CLASS = "volume.beta.kubernetes.io/storage-class"
+
+
 class Claim(TableStrategy):
     rows: ClassVar[Rows] = (("spec.volumeMode", "Filesystem"),)
 
@@ -65,7 +68,12 @@ class Claim(TableStrategy):
         default_phase(obj, "Pending")
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
-        return broken_bytes(lookup(new, "spec.resources"), "spec.resources", ("storage",))
+        found = claim_advice(sub(new, "spec"), "spec")
+        if _BETA_CLASS in (lookup(new, "metadata.annotations") or {}):
+            found.append(
+                f'metadata.annotations[{_BETA_CLASS}]: deprecated since v1.8; use "storageClassName" attribute instead'
+            )
+        return found
 
     def validate(self, faults: Faults, obj: Object) -> None:
         validate_claim(faults, sub(obj, "spec"), "spec")
@@ -104,7 +112,36 @@ _SOURCES = (
 """Where a volume may be: it is in one of these places."""
 
 
+_OLD_SOURCES = {
+    "cephfs": "deprecated in v1.28, non-functional in v1.31+",
+    "photonPersistentDisk": "deprecated in v1.11, non-functional in v1.16+",
+    "scaleIO": "deprecated in v1.16, non-functional in v1.22+",
+    "storageos": "deprecated in v1.22, non-functional in v1.25+",
+    "glusterfs": "deprecated in v1.25, non-functional in v1.26+",
+    "rbd": "deprecated in v1.28, non-functional in v1.31+",
+}
+_OLD_NOTES = {
+    _BETA_CLASS: 'deprecated since v1.8; use "storageClassName" attribute instead',
+    "volume.beta.kubernetes.io/mount-options": 'deprecated since v1.31; use "mountOptions" attribute instead',
+}
+_RECYCLE = "The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning."
+
+
 class Volume(TableStrategy):
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        spec, notes = sub(new, "spec"), lookup(new, "metadata.annotations") or {}
+        found = [f"metadata.annotations[{key}]: {said}" for key, said in _OLD_NOTES.items() if key in notes]
+        if spec.get("persistentVolumeReclaimPolicy") == "Recycle":
+            found.append(f"spec.persistentVolumeReclaimPolicy: {_RECYCLE}")
+        for index, term in enumerate(maps(sub(spec, "nodeAffinity", "required").get("nodeSelectorTerms"))):
+            found += node_term_advice(term, f"spec.nodeAffinity.required.nodeSelectorTerms[{index}]")
+        names = {"storageos": "storageOS"}  # as upstream writes it here
+        return found + [
+            f"spec.{names.get(source, source)}: {said}"
+            for source, said in _OLD_SOURCES.items()
+            if spec.get(source) is not None
+        ]
+
     optional = frozenset({"spec.csi.driver", "spec.csi.volumeHandle", "spec.nfs.server", "spec.nfs.path",
                           "spec.hostPath.path"})  # fmt: skip
     """Of several sources only the first is looked into: here, not by the schema."""
@@ -185,6 +222,16 @@ def _source(faults: Faults, name: str, source: Object) -> None:
 
 
 class StorageClass(TableStrategy):
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        return [
+            advice
+            for index, topology in enumerate(maps(new.get("allowedTopologies")))
+            for position, row in enumerate(maps(topology.get("matchLabelExpressions")))
+            for advice in label_advice(
+                [row.get("key")], f"allowedTopologies[{index}].matchLabelExpressions[{position}].key"
+            )
+        ]
+
     rows: ClassVar[Rows] = (("reclaimPolicy", "Delete"), ("volumeBindingMode", "Immediate"))
     immutable = ("provisioner", "reclaimPolicy", "volumeBindingMode")
 

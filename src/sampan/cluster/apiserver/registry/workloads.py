@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from sampan.cluster.apiserver.registry.advice import pod_spec_advice
+from sampan.cluster.apiserver.registry.advice import claim_advice, name_advice, pod_spec_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup, validate_selector
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
 from sampan.cluster.apiserver.registry.faults import DNS_LABEL, Faults, Structure, maps, part_or_percent, sub
@@ -50,6 +50,8 @@ class Workload(TableStrategy):
     advised: ClassVar[str] = "spec"
     """Whose change brings the warnings of its template again."""
     immutable: ClassVar[tuple[str, ...]] = ("spec.selector",)
+    names_pods: ClassVar[bool] = True
+    """Whether a name that is no label is told of."""
 
     def default(self, obj: Object) -> None:
         super().default(obj)
@@ -58,7 +60,8 @@ class Workload(TableStrategy):
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         if old is not None and lookup(new, self.advised) == lookup(old, self.advised):
             return []
-        return pod_spec_advice(lookup(new, "spec.template.spec"), "spec.template.spec")
+        told = name_advice(new, old) if self.names_pods else []
+        return told + pod_spec_advice(lookup(new, "spec.template.spec"), "spec.template.spec")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
@@ -145,7 +148,9 @@ class ReplicationController(TableStrategy):
         if old is not None and new.get("spec") == old.get("spec"):
             return []
         # of a changed one upstream warns of what it was
-        return pod_spec_advice(lookup(new if old is None else old, "spec.template.spec"), "spec.template.spec")
+        return name_advice(new, old) + pod_spec_advice(
+            lookup(new if old is None else old, "spec.template.spec"), "spec.template.spec"
+        )
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
@@ -177,6 +182,7 @@ _STATEFUL_MUTABLE = {
 class StatefulSet(Workload):
     optional = frozenset({"spec.template.spec.volumes[].name"})  # which count after the templates of claims
     noun = "statefulset"
+    names_pods = False  # it must be one
     counts = ("replicas", "minReadySeconds")
     immutable = ()
     rows: ClassVar[Rows] = (
@@ -204,6 +210,17 @@ class StatefulSet(Workload):
                 strategy["rollingUpdate"] = {}
             if isinstance(strategy["rollingUpdate"], dict) and strategy["rollingUpdate"].get("partition") is None:
                 strategy["rollingUpdate"]["partition"] = 0
+
+    def warnings(self, new: Object, old: Object | None) -> list[str]:
+        """The path of a claim is upstream's."""
+        found, spec = super().warnings(new, old), sub(new, "spec")
+        for index, claim in enumerate(maps(spec.get("volumeClaimTemplates"))):
+            path = f"spec.volumeClaimTemplates[{index}]{'' if old is None else '.Spec'}"
+            found += claim_advice(sub(claim, "spec"), path)
+        if (spec.get("revisionHistoryLimit") or 0) < 0:
+            fault = "a negative value retains all historical revisions; a value >= 0 is recommended"
+            found.append(f"spec.revisionHistoryLimit: {fault}")
+        return found
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
@@ -257,6 +274,7 @@ TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 
 
 class DaemonSet(Workload):
+    names_pods = False
     advised = "spec.template"
     optional = frozenset({"spec.selector"})
     noun = "daemonset"
