@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import Any, Literal, TypedDict
 from uuid import UUID
 
+import msgspec
+
 Object = dict[str, Any]
 """A Kubernetes object in its JSON shape."""
 
@@ -62,6 +64,14 @@ def is_deleting(obj: Object) -> bool:
 def copy_of(obj: Object) -> Object:
     """A deep copy that may be changed."""
     return deepcopy(obj)
+
+
+_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+def exactly(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal, where no number is a truth value: Python takes 1 and True for one."""
+    return bool(one == other) and (one is other or _sorted(one) == _sorted(other))
 
 
 _random = bytearray()

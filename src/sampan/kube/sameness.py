@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sampan.kube import quantity
+from sampan.kube.objects import exactly
 from sampan.kube.schema import Schema
 
 
 def same(schema: Schema | None, one: Any, other: Any) -> bool:
     """Whether two values of a schema are equal, where amounts of a built-in kind count by what they are."""
-    if one == other:
+    if exactly(one, other):
         return True
     if schema is None or schema.structural or schema.open:
         return False

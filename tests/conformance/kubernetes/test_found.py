@@ -478,3 +478,10 @@ def test_what_goes_by_an_update_is_shown_as_it_was_given(wire: Wire, ns: str) ->
     wire.delete(f"{path}/r")
     gone = wire.put(f"{path}/r", {"metadata": {"name": "r"}, "rules": []})
     assert (gone.code, gone["rules"], wire.get(f"{path}/r").code) == (200, [], 404)
+
+
+def test_seconds_of_a_replication_controller(wire: Wire, ns: str) -> None:
+    spec = {"template": template(), "replicas": 0, "minReadySeconds": -1}
+    assert fields(wire.post(core(ns, "replicationcontrollers"), {"metadata": {"name": "r"}, "spec": spec})) == {
+        "spec.minReadySeconds"
+    }

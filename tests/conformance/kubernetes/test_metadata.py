@@ -114,3 +114,13 @@ def test_a_null_of_a_field_that_takes_anything_goes(wire: Wire) -> None:
     assert (created.code, created["spec"]) == (201, {})
     assert made.create("deep", free={"any": None})["spec"] == {"free": {"any": None}}
     made.remove()
+
+
+def test_true_is_not_one(wire: Wire) -> None:
+    free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    made = Served(wire, {"type": "object", "properties": {"free": free}})
+    assert made.create(free={"list": [1]}).code == 201
+    changed = made.patch(free={"list": [True]})
+    assert (changed["spec"]["free"]["list"][0] is True, changed["metadata"]["generation"]) == (True, 2)
+    assert wire.get(f"{made.path}/a")["spec"]["free"]["list"][0] is True
+    made.remove()

@@ -11,7 +11,7 @@ from sampan.cluster.apiserver.kind import Kind
 from sampan.cluster.apiserver.literal import has_empty
 from sampan.cluster.store import Entry
 from sampan.kube.errors import Cause
-from sampan.kube.objects import Object
+from sampan.kube.objects import Object, exactly
 from sampan.kube.sameness import same
 
 POD_PARTS = {"ephemeralcontainers": ("ephemeralContainers",), "resize": ("containers", "initContainers")}
@@ -162,4 +162,4 @@ def alike(new: Object, old: Object) -> bool:
     def unowned(obj: Object) -> Object:
         return {**obj, "metadata": {key: item for key, item in obj["metadata"].items() if key != "managedFields"}}
 
-    return unowned(new) == unowned(old)
+    return exactly(unowned(new), unowned(old))

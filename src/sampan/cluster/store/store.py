@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from sampan.cluster.store.log import Batch, Log, Row
 from sampan.kube.errors import ApiError, expired
-from sampan.kube.objects import Object
+from sampan.kube.objects import Object, exactly
 
 WINDOW = 8192
 """Changes kept per table for watchers that come late or are slow."""
@@ -261,7 +261,7 @@ class Store:
             return current
         if current is not None and not isinstance(made, Remove):
             made["metadata"]["resourceVersion"] = str(current.revision)
-            if made == current.object:
+            if exactly(made, current.object):
                 return current
         return await self._append(table, key, current, made)
 

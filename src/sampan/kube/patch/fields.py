@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from sampan.kube.errors import ApiError, bad_request
+from sampan.kube.objects import exactly
 from sampan.kube.schema import ANYTHING, UNSET, Schema
 
 Fields = dict[str, Any]
@@ -340,7 +341,7 @@ def compare(schema: Schema, before: Any, after: Any) -> tuple[Fields, Fields]:
 
 def _compare(node: Schema, old: Any, new: Any) -> tuple[Fields | None, Fields | None]:
     """As `compare`; None where nothing is, since an empty set is a member."""
-    if old is new or (old.__class__ is new.__class__ and old == new):
+    if old is new or (old.__class__ is new.__class__ and exactly(old, new)):
         return None, None
     if node.map_type != "atomic" and _are(dict, old, new):
         if not old and not new:

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from sampan.kube import zeros
-from sampan.kube.objects import Object
+from sampan.kube.objects import Object, exactly
 from sampan.kube.patch import fields as sets
 from sampan.kube.patch.fields import Fields
 from sampan.kube.schema import ANYTHING, Schema
@@ -327,4 +327,4 @@ def only_time_differs(new: Object, old: Object) -> bool:
         entries = [{k: v for k, v in entry.items() if k != "time"} for entry in metadata.get("managedFields") or ()]
         return {**obj, "metadata": {**metadata, "managedFields": entries}}
 
-    return timeless(new) == timeless(old)
+    return exactly(timeless(new), timeless(old))

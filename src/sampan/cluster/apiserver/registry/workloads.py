@@ -154,7 +154,8 @@ class ReplicationController(TableStrategy):
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
-        faults.non_negative("spec.replicas", spec.get("replicas"))
+        for key in ("replicas", "minReadySeconds"):
+            faults.non_negative(f"spec.{key}", spec.get(key))
         selector, labels = spec.get("selector"), sub(spec, "template", "metadata").get("labels") or {}
         if not selector:
             faults.required("spec.selector")
