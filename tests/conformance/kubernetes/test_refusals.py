@@ -144,3 +144,16 @@ def test_any_change_of_a_workload_brings_the_warnings_of_its_template_again(wire
     assert len(wire.patch(f"{path}/d/scale", {"spec": {"replicas": 1}}).warnings) == 1
     assert wire.patch(f"{path}/d", {"metadata": {"labels": {"a": "b"}}}).warnings == []
     wire.delete(f"{path}/d", {"propagationPolicy": "Background"})
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("A_b", "a lowercase RFC 1123 subdomain"), ("a.b", "at least three segments")]
+)
+def test_the_name_of_a_webhook(wire: Wire, name: str, fault: str) -> None:
+    hook = {
+        "name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "clientConfig": {"url": "https://example.com/"},
+    }  # fmt: skip
+    path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+    refused = wire.post(path, {"metadata": {"name": "fault"}, "webhooks": [hook]})
+    assert [(field, fault in message) for _, field, message in refused.causes] == [("webhooks[0].name", True)]

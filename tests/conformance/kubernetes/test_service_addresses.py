@@ -107,3 +107,41 @@ def test_the_first_address_stays(wire: Wire, ns: str) -> None:
     for left in ({"clusterIP": None}, {"clusterIPs": None}, {"clusterIP": None, "clusterIPs": None}):
         kept = wire.patch(path, {"spec": left}, MERGE)
         assert (kept.code, kept["spec"]["clusterIPs"]) == (200, [address])
+
+
+@pytest.mark.parametrize(
+    ("cidr", "fault"),
+    [
+        ("10.0.0.0", "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
+        ("10.0.0.0/33", "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
+        ("10.0.0.1/8", "must not have bits set beyond the prefix length"),
+        ("10.0.0.0/08", "must not have leading 0s in IP or prefix length"),
+        ("::ffff:10.0.0.0/104", "must not have an IPv4-mapped IPv6 address"),
+    ],
+)
+def test_networks_are_written_in_one_way(wire: Wire, ns: str, cidr: str, fault: str) -> None:
+    path = f"/apis/networking.k8s.io/v1/namespaces/{ns}/networkpolicies"
+    spec = {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": cidr}}]}]}
+    refused = wire.post(path, {"metadata": {"name": "p"}, "spec": spec})
+    assert said(refused) == {("spec.ingress[0].from[0].ipBlock.cidr", fault)}
+    refused = create(wire, ns, type="LoadBalancer", loadBalancerSourceRanges=[f" {cidr} "])
+    assert said(refused) == {("spec.LoadBalancerSourceRanges[0]", fault)}
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "field", "fault"),
+    [
+        ("IPv4", "fd00::1", "endpoints[0].addresses", "must be an IPv4 address"),
+        ("IPv6", "192.0.2.1", "endpoints[0].addresses", "must be an IPv6 address"),
+        ("IPv6", "FD00::1", "endpoints[0].addresses[0]", 'must be in canonical form ("fd00::1")'),
+        ("IPv4", "192.0.2.01", "endpoints[0].addresses[0]", "must not have leading 0s"),
+        (
+            "IPv4", "224.0.0.1", "endpoints[0].addresses[0]",
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
+        ),
+    ],
+)  # fmt: skip
+def test_addresses_of_a_slice(wire: Wire, ns: str, family: str, address: str, field: str, fault: str) -> None:
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{ns}/endpointslices"
+    body = {"metadata": {"name": "s"}, "addressType": family, "endpoints": [{"addresses": [address]}]}
+    assert said(wire.post(path, body)) == {(field, fault)}

@@ -31,7 +31,29 @@ def ip_problem(text: Any) -> str | None:
     return "must not be an IPv4-mapped IPv6 address" if getattr(found, "ipv4_mapped", None) else None
 
 
-def _family(text: str) -> str:
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def read_cidr(text: str) -> tuple[Network | None, str | None]:
+    """(the network, why it is not as it should be written); of what is none only the fault."""
+    host, slash, length = text.partition("/")
+    try:
+        if not slash or not length.isascii() or not length.isdigit():
+            raise ValueError
+        address = ipaddress.ip_address(_ZEROS.sub(r"\1", host))
+        network = ipaddress.ip_network(f"{address}/{int(length)}", strict=False)
+    except ValueError:
+        return None, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
+    if (address.version == 4 and str(address) != host) or str(int(length)) != length:
+        return network, "must not have leading 0s in IP or prefix length"
+    if getattr(address, "ipv4_mapped", None):
+        return None, "must not have an IPv4-mapped IPv6 address"
+    if network.network_address != address:
+        return network, "must not have bits set beyond the prefix length"
+    return network, None
+
+
+def family_of(text: str) -> str:
     return "IPv6" if ":" in text else "IPv4"
 
 
@@ -84,11 +106,11 @@ def related(faults: Faults, spec: Object, before: Object | None = None) -> None:
         faults.invalid("spec.clusterIPs", ips, "may only hold up to 2 values")
     if not sound:
         return
-    if len(ips) > 1 and len({_family(ip) for ip in ips}) < 2:
+    if len(ips) > 1 and len({family_of(ip) for ip in ips}) < 2:
         faults.invalid("spec.clusterIPs", ips, "may specify no more than one IP for each IP family")
     if not is_headless(spec):
         for index, (ip, family) in enumerate(zip(ips, families, strict=False)):
-            if family in FAMILIES and family != _family(ip):
+            if family in FAMILIES and family != family_of(ip):
                 fault = f"expected an {family} value as indicated by `ipFamilies[{index}]`"
                 faults.invalid(f"spec.clusterIPs[{index}]", ip, fault)
 
@@ -124,9 +146,9 @@ def settle(faults: Faults, spec: Object, before: Object | None) -> None:
     families = list(spec.get(OF) or ())
     for index, ip in enumerate(spec.get(IPS) or ()):
         if ip != "None" and index >= len(families):
-            if _family(ip) != HERE:
+            if family_of(ip) != HERE:
                 faults.invalid(
-                    f"spec.clusterIPs[{index}]", spec[IPS], f"{_family(ip)} is not configured on this cluster"
+                    f"spec.clusterIPs[{index}]", spec[IPS], f"{family_of(ip)} is not configured on this cluster"
                 )
             else:
                 families.append(HERE)

@@ -8,6 +8,7 @@ from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.definitions import validate_url
 from sampan.cluster.apiserver.registry.faults import DNS_1035_LABEL, DNS_SUBDOMAIN, Faults, maps, sub
+from sampan.kube import names
 from sampan.kube.errors import Cause
 from sampan.kube.objects import Object
 
@@ -33,6 +34,8 @@ class Webhooks(TableStrategy):
                 validate_url(faults, str(url), f"{where}.clientConfig.url")
             if not hook.get("name"):
                 faults.required(f"{where}.name")
+            elif wrong := names.dns1123_subdomain(hook["name"]):
+                faults.invalid(f"{where}.name", hook["name"], ",".join(wrong))
             elif hook["name"].count(".") < 2:
                 faults.invalid(
                     f"{where}.name", hook["name"], "should be a domain with at least three segments separated by dots"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any, ClassVar
 
+from sampan.cluster.apiserver.registry.addresses import Network, family_of, ip_problem, read_cidr
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import (
@@ -199,7 +200,7 @@ def _peer(faults: Faults, peer: Object, path: str) -> None:
         return
     if peer.get("podSelector") is not None or peer.get("namespaceSelector") is not None:
         faults.forbidden(path, "may not specify both ipBlock and another peer")
-    outer = _cidr(faults, f"{path}.ipBlock.cidr", block.get("cidr"))
+    outer = _cidr(faults, f"{path}.ipBlock.cidr", block.get("cidr"), required=True)
     if outer is None:
         return
     for index, text in enumerate(block.get("except") or ()):
@@ -208,17 +209,14 @@ def _peer(faults: Faults, peer: Object, path: str) -> None:
             faults.invalid(f"{path}.ipBlock.except[{index}]", text, "must be a strict subset of `cidr`")
 
 
-def _cidr(faults: Faults, path: str, text: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    if not text:
+def _cidr(faults: Faults, path: str, text: Any, *, required: bool = False) -> Network | None:
+    if required and not text:
         faults.required(path)
         return None
-    try:
-        if "/" not in text:
-            raise ValueError
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        faults.invalid(path, text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")
-        return None
+    network, problem = read_cidr(str(text))
+    if problem:
+        faults.invalid(path, text, problem)
+    return network
 
 
 class EndpointSlice(TableStrategy):
@@ -239,7 +237,7 @@ class EndpointSlice(TableStrategy):
                 faults.required(where, "must contain at least 1 address")
             for position, text in enumerate(endpoint.get("addresses") or ()):
                 if type in ("IPv4", "IPv6"):
-                    address(faults, f"{where}[{position}]", text)
+                    _address(faults, where, position, text or "", type)
                 elif type == "FQDN":
                     _domain(faults, f"{where}[{position}]", text or "")
         names: set[str] = set()
@@ -254,6 +252,19 @@ class EndpointSlice(TableStrategy):
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         deprecated = old is None and new.get("addressType") == "FQDN"
         return ["spec.addressType: FQDN endpoints are deprecated"] if deprecated else []
+
+
+def _address(faults: Faults, where: str, position: int, text: str, family: str) -> None:
+    """An address of the family of its slice; of IPv6 there is one way to write it."""
+    path = f"{where}[{position}]"
+    if ip_problem(text) is None:
+        shown = str(ipaddress.ip_address(text))
+        if family == "IPv6" and shown != text:
+            faults.invalid(path, text, f'must be in canonical form ("{shown}")')
+            return
+        if family_of(text) != family:
+            faults.invalid(where, text, f"must be an {family} address")
+    address(faults, path, text)
 
 
 def _domain(faults: Faults, path: str, name: str) -> None:

@@ -199,6 +199,12 @@ class Service(TableStrategy):
                 spec["externalTrafficPolicy"],
                 "may only be set for externally-accessible services",
             )
+        ranges, where = spec.get("loadBalancerSourceRanges") or (), "spec.LoadBalancerSourceRanges"  # as upstream says
+        if ranges and type != "LoadBalancer":
+            faults.forbidden(where, "may only be used when `type` is 'LoadBalancer'")
+        for index, text in enumerate(ranges):
+            if problem := addresses.read_cidr(text.strip())[1]:
+                faults.invalid(f"{where}[{index}]", text.strip(), problem)
         for key in ("externalTrafficPolicy", "internalTrafficPolicy"):
             faults.one_of(f"spec.{key}", spec.get(key), ("Cluster", "Local"), required=False)
         for index, ip in enumerate(spec.get("externalIPs") or ()):
@@ -254,6 +260,9 @@ def _ports(faults: Faults, ports: list[Object], type: str) -> None:
             given.add(used)
 
 
+_MULTICAST = {4: ipaddress.ip_network("224.0.0.0/24"), 6: ipaddress.ip_network("ff02::/16")}
+
+
 def address(faults: Faults, path: str, text: Any, *, twice: bool = False) -> None:
     """An IP address that traffic can go to. `twice`: one that is none is said so in two ways."""
     try:
@@ -262,7 +271,7 @@ def address(faults: Faults, path: str, text: Any, *, twice: bool = False) -> Non
         found = ipaddress.ip_address(text or "")
     except ValueError as error:
         faults.invalid(path, text or "", str(error))
-        if twice:
+        if twice and str(error).startswith("must be"):
             faults.invalid(path, text or "", "must be a valid IP address")
         return
     if found.is_unspecified:
@@ -271,6 +280,8 @@ def address(faults: Faults, path: str, text: Any, *, twice: bool = False) -> Non
         faults.invalid(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
     if found.is_link_local:
         faults.invalid(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+    if found in _MULTICAST[found.version]:
+        faults.invalid(path, text, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
 
 
 class Endpoints(TableStrategy):
