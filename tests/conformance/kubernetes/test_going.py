@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,10 @@ def version(name: str, **fields: Object) -> Object:
     return {"name": name, "served": True, "storage": name == "v2", "schema": schema}
 
 
+def served(wire: Wire, collection: str) -> bool:
+    return wire.get(collection).code == 200
+
+
 @pytest.fixture
 def group(wire: Wire, ns: str) -> str:
     """A group with things in two versions, of which v1 knows `old` and v2, the stored one, `new`, by defaults each."""
@@ -31,7 +36,7 @@ def group(wire: Wire, ns: str) -> str:
     body = {"metadata": {"name": f"things.{group}"}, "spec": spec}
     assert wire.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body).code == 201
     for name in ("v1", "v2"):
-        eventually(lambda name=name: wire.get(f"/apis/{group}/{name}/things").code == 200)
+        eventually(partial(served, wire, f"/apis/{group}/{name}/things"))
     return group
 
 

@@ -88,7 +88,7 @@ class CustomKind(Kind):
 
         return {path: field_text(obj, path) for path in self.fields}
 
-    def warnings(self, new: Object, old: Object | None) -> list[str]:
+    def warnings(self, new: Object, old: Object | None, *, status: bool = False) -> list[str]:
         return finalizer_warnings(new, old)
 
     def outward(self, obj: Object) -> Object:

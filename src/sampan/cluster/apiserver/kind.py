@@ -158,8 +158,12 @@ class Kind:
         """Whether it is replaced only by who says which version was read."""
         return self.builtin in ONLY_CONDITIONAL
 
-    def warnings(self, new: Object, old: Object | None) -> list[str]:
-        return self.strategy.warnings(new, old)
+    def warnings(self, new: Object, old: Object | None, *, status: bool = False) -> list[str]:
+        """What to tell of a new object and the one it replaces; of a write to the `status`, of that alone."""
+        from sampan.cluster.apiserver.registry.notices import notices
+
+        told = [] if status else self.strategy.warnings(new, old)
+        return told + notices(self.resource.group, self.resource.kind, new, old, status=status)
 
     # -- its versions
 

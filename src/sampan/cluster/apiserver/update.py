@@ -120,8 +120,7 @@ class Update:
             return kind.strategy.validate_update(new, old) + emptied
 
         writer.refuse(kind, call.name, all_causes(kind, metadata_causes, causes, more, fresh=False))
-        if kind.crd is not None or not self.on_status:  # of a built-in one, its spec was told of before
-            call.warnings.extend(kind.warnings(new, old))
+        call.warnings.extend(kind.warnings(new, old, status=self.on_status))
 
 
 def check_versions(call: Call, wanted: Object, old: Object) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import Any, ClassVar
 
-from sampan.cluster.apiserver.registry.advice import name_advice, pod_spec_advice
+from sampan.cluster.apiserver.registry.advice import name_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
 from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
 from sampan.cluster.apiserver.registry.podspec import validate_template
+from sampan.cluster.apiserver.registry.templates import template_advice
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import selectors
 from sampan.kube.objects import Object
@@ -51,7 +52,8 @@ def _advice(new: Object, old: Object | None, path: str) -> list[str]:
             f"{job}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4,"
             " Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
         )
-    return found + pod_spec_advice(lookup(new, path), path)
+    template = path.removesuffix(".spec")
+    return found + template_advice(lookup(new, template), template)
 
 
 def _fixed(spec: Object) -> Object:

@@ -6,6 +6,7 @@ import ipaddress
 from typing import Any, ClassVar
 
 from sampan.cluster.apiserver.registry.addresses import Network, family_of, ip_problem, read_cidr
+from sampan.cluster.apiserver.registry.balancers import status_causes
 from sampan.cluster.apiserver.registry.base import TableStrategy
 from sampan.cluster.apiserver.registry.defaulting import Rows
 from sampan.cluster.apiserver.registry.faults import (
@@ -20,6 +21,7 @@ from sampan.cluster.apiserver.registry.faults import (
 )
 from sampan.cluster.apiserver.registry.services import address
 from sampan.cluster.apiserver.strategy import Context
+from sampan.kube.errors import Cause
 from sampan.kube.names import path_segment
 from sampan.kube.objects import Object
 
@@ -91,6 +93,9 @@ class Ingress(TableStrategy):
 
     def prepare_create(self, obj: Object, ctx: Context) -> None:
         obj["status"] = {"loadBalancer": {}}
+
+    def validate_update(self, new: Object, old: Object) -> list[Cause]:
+        return super().validate_update(new, old) + status_causes(new, old, service=False)
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         if old is None and _CLASS in (new["metadata"].get("annotations") or {}):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from sampan.cluster.apiserver.registry.advice import name_advice, pod_spec_advice
+from sampan.cluster.apiserver.registry.advice import name_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec, default_requests
 from sampan.cluster.apiserver.registry.faults import Faults, maps, sub
 from sampan.cluster.apiserver.registry.podspec import validate_pod_spec
+from sampan.cluster.apiserver.registry.templates import template_advice
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import quantity
 from sampan.kube.errors import Cause, invalid
@@ -98,7 +99,7 @@ class Pod(TableStrategy):
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         told = name_advice(new, old, "the Pod's hostname")
-        return told + (pod_spec_advice(new.get("spec"), "spec") if old is None else [])
+        return told + (template_advice(new, "") if old is None else [])
 
     def validate(self, faults: Faults, obj: Object) -> None:
         validate_pod_spec(faults, obj.get("spec"), "spec")

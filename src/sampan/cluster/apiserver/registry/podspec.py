@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sampan.cluster.apiserver.registry.addresses import ip_problem
 from sampan.cluster.apiserver.registry.containers import field_reference, relative_path, validate_containers
 from sampan.cluster.apiserver.registry.faults import (
     CONFIG_KEY,
@@ -37,6 +38,11 @@ _SOURCE_NAMES = (
 )
 
 
+def _address(faults: Faults, path: str, text: Any) -> None:
+    if problem := ip_problem(text):
+        faults.invalid(path, text, problem)
+
+
 def validate_pod_spec(faults: Faults, spec: Any, path: str) -> None:
     """Every fault of the pod spec at `path`."""
     if not isinstance(spec, dict):
@@ -49,6 +55,10 @@ def validate_pod_spec(faults: Faults, spec: Any, path: str) -> None:
         faults.required(
             f"{path}.dnsConfig.nameservers", "must provide at least one DNS nameserver when `dnsPolicy` is None"
         )
+    for index, text in enumerate(sub(spec, "dnsConfig").get("nameservers") or ()):
+        _address(faults, f"{path}.dnsConfig.nameservers[{index}]", text)
+    for index, alias in enumerate(maps(spec.get("hostAliases"))):
+        _address(faults, f"{path}.hostAliases[{index}].ip", alias.get("ip") or "")
     faults.labels(f"{path}.nodeSelector", spec.get("nodeSelector"))
     faults.name(f"{path}.serviceAccountName", spec.get("serviceAccountName"), DNS_SUBDOMAIN, required=False)
     faults.name(f"{path}.nodeName", spec.get("nodeName"), DNS_SUBDOMAIN, required=False)

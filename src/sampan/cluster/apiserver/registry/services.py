@@ -6,7 +6,7 @@ import ipaddress
 from typing import Any, ClassVar
 
 from sampan.cluster.address import SLICES
-from sampan.cluster.apiserver.registry import addresses
+from sampan.cluster.apiserver.registry import addresses, balancers
 from sampan.cluster.apiserver.registry.allocation import (
     DEFAULT_CIDR,
     ClusterIPs,
@@ -28,7 +28,7 @@ from sampan.cluster.apiserver.registry.faults import (
 )
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import kinds
-from sampan.kube.errors import bad_request, internal, invalid
+from sampan.kube.errors import Cause, bad_request, internal, invalid
 from sampan.kube.objects import Object
 
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
@@ -55,8 +55,12 @@ class Service(TableStrategy):
     )
     fields: ClassVar[dict[str, str]] = {"spec.clusterIP": "", "spec.type": ""}
 
+    def validate_update(self, new: Object, old: Object) -> list[Cause]:
+        return super().validate_update(new, old) + balancers.status_causes(new, old, service=True)
+
     def default(self, obj: Object) -> None:
         super().default(obj)
+        balancers.default_modes(obj)
         spec = obj.get("spec")
         if not isinstance(spec, dict):
             return

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from sampan.cluster.apiserver.registry.advice import claim_advice, name_advice, pod_spec_advice
+from sampan.cluster.apiserver.registry.advice import claim_advice, name_advice
 from sampan.cluster.apiserver.registry.base import TableStrategy, lookup, validate_selector
 from sampan.cluster.apiserver.registry.defaulting import Rows, default_pod_spec
 from sampan.cluster.apiserver.registry.faults import DNS_LABEL, Faults, Structure, maps, part_or_percent, sub
 from sampan.cluster.apiserver.registry.podspec import validate_template
+from sampan.cluster.apiserver.registry.templates import template_advice
 from sampan.cluster.apiserver.registry.volumes import validate_claim
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube.errors import Cause
@@ -47,7 +48,7 @@ class Workload(TableStrategy):
     counts: ClassVar[tuple[str, ...]] = (
         "replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"
     )  # fmt: skip
-    advised: ClassVar[str] = "spec"
+    advised: ClassVar[str] = "metadata.generation"
     """Whose change brings the warnings of its template again."""
     immutable: ClassVar[tuple[str, ...]] = ("spec.selector",)
     names_pods: ClassVar[bool] = True
@@ -61,7 +62,7 @@ class Workload(TableStrategy):
         if old is not None and lookup(new, self.advised) == lookup(old, self.advised):
             return []
         told = name_advice(new, old) if self.names_pods else []
-        return told + pod_spec_advice(lookup(new, "spec.template.spec"), "spec.template.spec")
+        return told + template_advice(lookup(new, "spec.template"), "spec.template")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec = sub(obj, "spec")
@@ -81,11 +82,6 @@ class Deployment(Workload):
         ("spec.revisionHistoryLimit", 10),
         ("spec.progressDeadlineSeconds", 600),
     )
-
-    def warnings(self, new: Object, old: Object | None) -> list[str]:
-        """Its annotations are those of its replica sets, too: another one is a change of it."""
-        noted = [obj and (lookup(obj, "metadata.annotations") or {}) for obj in (new, old)]
-        return super().warnings(new, old if noted[0] == noted[1] else None)
 
     def default(self, obj: Object) -> None:
         super().default(obj)
@@ -148,8 +144,8 @@ class ReplicationController(TableStrategy):
         if old is not None and new.get("spec") == old.get("spec"):
             return []
         # of a changed one upstream warns of what it was
-        return name_advice(new, old) + pod_spec_advice(
-            lookup(new if old is None else old, "spec.template.spec"), "spec.template.spec"
+        return name_advice(new, old) + template_advice(
+            lookup(new if old is None else old, "spec.template"), "spec.template"
         )
 
     def validate(self, faults: Faults, obj: Object) -> None:
@@ -347,7 +343,7 @@ class PodTemplate(TableStrategy):
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         if old is not None and new.get("template") == old.get("template"):
             return []
-        return pod_spec_advice(lookup(new, "template.spec"), "template.spec")
+        return template_advice(new.get("template"), "template")
 
     def validate(self, faults: Faults, obj: Object) -> None:
         validate_template(faults, obj, "template", ("Always", "OnFailure", "Never"))
