@@ -106,7 +106,8 @@ def fill(schema: Schema, value: Any) -> Any:
     it does. For parts of objects, of which nothing is known to be missing."""
     if isinstance(value, dict):
         for name, child in schema.properties.items() if not schema.structural else ():
-            if name not in value and name not in schema.omitted and child.default in ("", 0, {}):
+            # what is null is as if it were missing
+            if value.get(name) is None and name not in schema.omitted and child.default in ("", 0, {}):
                 value[name] = {} if child.default == {} else child.default
             if name in value and _is_left_out(schema, name, child, value[name]):
                 del value[name]

@@ -124,6 +124,15 @@ def test_an_apply_of_another_version_that_changes_nothing_has_no_time(wire: Wire
         assert reply["metadata"]["labels"] == labels
 
 
+def test_a_null_in_another_version_takes_what_others_own(wire: Wire, ns: str) -> None:
+    assert apply(wire, ns, "v2", "first", {}, spec=spec()).code == 201
+    parts: tuple[Object, ...] = ({"scaleTargetRef": None}, {"scaleTargetRef": {"name": None}}, {"scaleTargetRef": {}})
+    for wanted in parts:
+        refused = apply(wire, ns, "v1", "second", {}, spec=wanted)
+        assert refused.code == 409, refused
+        assert {field for _, field, _ in refused.causes} == {".spec.scaleTargetRef.kind", ".spec.scaleTargetRef.name"}
+
+
 def test_what_names_an_owner_twice_is_nobodys_once_it_changes_in_another_version(wire: Wire, ns: str) -> None:
     there = wire.post(f"/api/v1/namespaces/{ns}/configmaps", {"metadata": {"name": "o"}})["metadata"]["uid"]
     owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": there}
