@@ -49,6 +49,17 @@ def test_a_job_without_labels_has_all_those_of_its_pods(wire: Wire, ns: str) -> 
     assert job(wire, ns, "c", {"labels": {"app": "x"}}, labels={"own": "1"})["metadata"]["labels"] == {"own": "1"}
 
 
+def test_the_last_pod_of_an_indexed_job_has_a_name_that_hosts_may_have(wire: Wire, ns: str) -> None:
+    spec = {"suspend": True, "completionMode": "Indexed", "completions": 101, "template": {"spec": POD}}
+    for name in ("a.b", "a" * 60):
+        reply = wire.post(jobs(ns), {"metadata": {"name": name}, "spec": spec})
+        assert refused(reply) == [
+            ("metadata.name",
+             f'Invalid value: "{name}": will not able to create pod with invalid DNS label: {name}-100'),
+        ]  # fmt: skip
+    assert wire.post(jobs(ns), {"metadata": {"name": "a" * 59}, "spec": spec}).code == 201
+
+
 def test_a_status_without_labels_and_spec_gives_a_job_those_of_its_pods(wire: Wire, ns: str) -> None:
     made = job(wire, ns, "a", {"labels": {"app": "x"}}, labels={"own": "1"})
     reply = wire.put(f"{jobs(ns)}/a/status", {"metadata": {"name": "a"}, "status": {}})

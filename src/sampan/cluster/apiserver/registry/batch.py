@@ -13,6 +13,8 @@ from sampan.cluster.apiserver.registry.podspec import validate_template
 from sampan.cluster.apiserver.registry.templates import template_advice
 from sampan.cluster.apiserver.strategy import Context
 from sampan.kube import selectors
+from sampan.kube.errors import Cause
+from sampan.kube.names import dns1123_label
 from sampan.kube.objects import Object
 
 _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
@@ -117,6 +119,17 @@ class Job(TableStrategy):
 
     def warnings(self, new: Object, old: Object | None) -> list[str]:
         return _advice(new, old, "spec.template.spec")
+
+    def validate_create(self, obj: Object) -> list[Cause]:
+        causes, spec, name = super().validate_create(obj), sub(obj, "spec"), sub(obj, "metadata").get("name") or ""
+        completions = spec.get("completions")
+        if spec.get("completionMode") == "Indexed" and isinstance(completions, int) and completions > 0:
+            last = f"{name}-{completions - 1}"  # of its pods
+            if dns1123_label(last):
+                faults = Faults()
+                faults.invalid("metadata.name", name, f"will not able to create pod with invalid DNS label: {last}")
+                causes += faults.causes
+        return causes
 
     def validate(self, faults: Faults, obj: Object) -> None:
         spec, metadata = sub(obj, "spec"), obj["metadata"]
