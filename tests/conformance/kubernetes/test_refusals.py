@@ -157,3 +157,16 @@ def test_the_name_of_a_webhook(wire: Wire, name: str, fault: str) -> None:
     path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
     refused = wire.post(path, {"metadata": {"name": "fault"}, "webhooks": [hook]})
     assert [(field, fault in message) for _, field, message in refused.causes] == [("webhooks[0].name", True)]
+
+
+@pytest.mark.parametrize("policy", ["", "Odd"])
+def test_what_a_webhook_matches_by(wire: Wire, policy: str) -> None:
+    hook = {
+        "name": "a.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"], "matchPolicy": policy,
+        "clientConfig": {"url": "https://example.com/"},
+    }  # fmt: skip
+    path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+    refused = wire.post(path, {"metadata": {"name": "fault"}, "webhooks": [hook]})
+    assert [(field, message) for _, field, message in refused.causes] == [
+        ("webhooks[0].matchPolicy", f'Unsupported value: "{policy}": supported values: "Equivalent", "Exact"')
+    ]

@@ -182,6 +182,7 @@ class Side:
         for kind in KINDS:
             for item in self.items(kind):
                 self.remove(f"{root(kind)}/{item['metadata']['name']}", bool(item["metadata"].get("finalizers")))
+        self.wire.delete(root("v1/Event"))  # those the real server makes of its own accord
 
     # -- what there is, and what happened
 

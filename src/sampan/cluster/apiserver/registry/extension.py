@@ -52,6 +52,7 @@ class Webhooks(TableStrategy):
                 faults.one_of(f"{where}.sideEffects", hook["sideEffects"], ("None", "NoneOnDryRun"), required=None)
             _rules(faults, hook.get("rules"), f"{where}.rules")
             faults.one_given(f"{where}.failurePolicy", hook.get("failurePolicy"), ("Fail", "Ignore"), required=True)
+            faults.one_given(f"{where}.matchPolicy", hook.get("matchPolicy"), ("Equivalent", "Exact"))
             timeout = hook.get("timeoutSeconds")
             if isinstance(timeout, int) and not 1 <= timeout <= 30:
                 faults.invalid(f"{where}.timeoutSeconds", timeout, "the timeout value must be between 1 and 30 seconds")
