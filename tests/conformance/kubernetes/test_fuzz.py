@@ -1,7 +1,4 @@
-"""A short run of the differential fuzzer: no answer has another code, and few differ at all.
-
-The bound is what is left to mend (docs/conformance.md), not what is allowed to stay: it may only become smaller.
-"""
+"""A short run of the differential fuzzer: no answer differs, no stored object, no watch."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from tests.conformance.kubernetes.fuzz.run import Difference, run
 from tests.conformance.kubernetes.targets import Missing, start_api_alone, start_real
 from tests.conformance.kubernetes.wire import Wire
 
-OPERATIONS, LEFT = 300, 0.004
-"""Operations a seed; the share of them whose answers still differ in anything but the code."""
+OPERATIONS = 300
+"""A seed."""
 
 
 @pytest.mark.parametrize("seed", [1, 11])
@@ -41,8 +38,7 @@ def test_random_operations_answer_alike(
     record_property("figures", figures)
     print(figures)
     assert result.operations == OPERATIONS
-    assert [_told(found) for found in result.found if any(line.startswith(".code") for line in found.lines)] == []
-    assert len(result.found) <= LEFT * OPERATIONS, "\n".join(_told(found) for found in result.found)
+    assert [_told(found) for found in result.found] == []
 
 
 def _told(found: Difference) -> str:

@@ -107,6 +107,17 @@ def test_a_version_that_is_none_has_no_fields(served: Served) -> None:
     assert {(field, "accessor error" in message) for _, field, message in nothing.causes} == {("patch", True)}
 
 
+def test_metadata_are_looked_at_whatever_the_kind(served: Served) -> None:
+    """Of an object that a patch makes another kind of, the fields of the metadata are known, the rest are not asked."""
+    served.create("kind", a=1)
+    path = f"{served.path}/kind"
+    other = [{"op": "replace", "path": "/kind", "value": "Other"}, {"op": "add", "path": "/zz", "value": 1}]
+    assert served.wire.patch(path, other, JSON_PATCH).warnings == []
+    odd = [*other, {"op": "add", "path": "/metadata/odd", "value": 1}]
+    assert served.wire.patch(path, odd, JSON_PATCH).warnings == ['299 - "unknown field \\"metadata.odd\\""']
+    assert served.wire.patch(path, odd, JSON_PATCH, fieldValidation="Strict").code == 422
+
+
 def test_a_null_of_a_field_that_takes_anything_goes(wire: Wire) -> None:
     free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     made = Served(wire, {"type": "object", "properties": {"free": free}})
