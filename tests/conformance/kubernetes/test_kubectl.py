@@ -28,6 +28,7 @@ HIDDEN = (
     (r"\b(10|127)(\.\d+){3}\b", "ADDRESS"),
     (r"\b(\d+m)?\d+(ms|s)\b(?!:)", "AGE"),
     (r"<unknown>", "AGE"),
+    (r"(?<=kubectl-edit-)\d+", "HASH"),
     (r"(?<=-)[0-9a-f]{8,10}\b", "HASH"),
     (r"(?<=pod-template-hash=)\w+", "HASH"),
     (r"/tmp/(LIVE|MERGED)-\d+", r"/tmp/\1-N"),
