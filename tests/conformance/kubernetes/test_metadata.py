@@ -118,6 +118,17 @@ def test_metadata_are_looked_at_whatever_the_kind(served: Served) -> None:
     assert served.wire.patch(path, odd, JSON_PATCH, fieldValidation="Strict").code == 422
 
 
+def test_what_kubectl_applied_is_noted_as_it_was_sent(wire: Wire, ns: str) -> None:
+    """A name that only the path gives is not in the note."""
+    path, note = f"/api/v1/namespaces/{ns}/configmaps/noted", "kubectl.kubernetes.io/last-applied-configuration"
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "noted", "annotations": {note: "{}"}}}
+    assert wire.post(f"/api/v1/namespaces/{ns}/configmaps", body).code == 201
+    applied = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "data": {"a": "b"}}
+    told = wire.apply(path, applied, "kubectl", force="true")
+    expected = '{"apiVersion":"v1","data":{"a":"b"},"kind":"ConfigMap","metadata":{}}\n'
+    assert (told.code, told["metadata"]["annotations"][note]) == (200, expected)
+
+
 def test_a_null_of_a_field_that_takes_anything_goes(wire: Wire) -> None:
     free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     made = Served(wire, {"type": "object", "properties": {"free": free}})

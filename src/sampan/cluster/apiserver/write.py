@@ -114,10 +114,10 @@ class Writer:
         applied = decode.check_object(body)
         if applied["metadata"].get("managedFields"):
             raise bad_request("metadata.managedFields must be nil")
+        note = last_applied.note_of(applied) if call.field_manager == last_applied.MANAGER else ""
         if not absent:
             applied["metadata"].setdefault("name", call.name)
         named = {"metadata": dict(applied["metadata"])}
-        note = last_applied.note_of(applied) if call.field_manager == last_applied.MANAGER else ""
         if call.namespace:
             applied["metadata"]["namespace"] = call.namespace
         wanted_version = applied["metadata"].get("resourceVersion")
