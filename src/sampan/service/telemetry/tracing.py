@@ -137,7 +137,8 @@ class Span:
         self.finish()
 
 
-RECORDED: Final[deque[Span]] = deque(maxlen=256)  # the latest, while nothing exports them: few, so that they stay in the cache
+RECORDED: Final[deque[Span]] = deque(maxlen=256)
+"""The latest spans, while nothing exports them: few, so that they stay in the processor's cache."""
 _emit: Callable[[Span], None] = RECORDED.append
 
 
