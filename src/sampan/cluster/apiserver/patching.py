@@ -13,10 +13,9 @@ from sampan.kube.objects import Object, now
 from sampan.kube.patch import strategic
 from sampan.kube.patch.fields import Fields
 from sampan.kube.schema import Schema
-from sampan.kube.transport import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH
+from sampan.kube.transport import JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH
 
 STRATEGIC = STRATEGIC_MERGE_PATCH
-TYPES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH)
 
 
 def copy_of(obj: Object) -> Object:
