@@ -33,6 +33,8 @@ print(time.perf_counter() - started)
 os.kill(child, signal.SIGTERM)
 os.waitpid(child, 0)
 """
+# as a pod starts it
+SERVE = "import sys; from sampan.cli.main import main; sys.exit(main(['serve', {name!r}]))"
 # a broker that is not there: a service starts without it, and connects when it comes
 WHOLE = {
     "SAMPAN_DATABASE_USERS_URI": "sqlite:///bench.db",
@@ -68,7 +70,7 @@ def starting(directory: Path) -> Iterator[Row]:
         with server(directory, code, environment=environment):
             return time.perf_counter() - started
 
-    ours, peer = compare(lambda: cold(stacks.OURS.format(name="fast")), lambda: cold(stacks.BARE), 3)
+    ours, peer = compare(lambda: cold(SERVE.format(name="fast")), lambda: cold(stacks.BARE), 3)
     yield row(AREA, "start, cold, to the first answer", ours * 1000, "ms", peer="FastAPI, bare", peer_value=peer * 1000)
-    whole = median(lambda: cold(stacks.OURS.format(name="whole"), **WHOLE), 3)
+    whole = median(lambda: cold(SERVE.format(name="whole"), **WHOLE), 3)
     yield row(AREA, "start, cold, with HTTP, database, messages and export", whole * 1000, "ms")

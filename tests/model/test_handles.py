@@ -143,7 +143,7 @@ IMPORTED = """
 import sys
 import sampan
 from sampan import Application, Database, Service
-heavy = {"msgspec", "asyncio", "aiohttp", "sqlalchemy", "fastapi", "starlette", "yaml", "pydantic"} & sys.modules.keys()
+heavy = {"asyncio", "aiohttp", "sqlalchemy", "fastapi", "starlette", "yaml", "pydantic"} & sys.modules.keys()
 print(*heavy)
 """
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from sampan.cli.failure import Failure
+from sampan.imports import uncollected
 
 STATE = ".sampan"
 
@@ -204,13 +205,15 @@ def _dead_letters(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from sampan.service.main import serve
+    with uncollected():
+        from sampan.service.main import serve
 
     return serve(arguments.name)
 
 
 def _run_job(arguments: argparse.Namespace) -> int:
-    from sampan.service.job import run_job
+    with uncollected():
+        from sampan.service.job import run_job
 
     return run_job(arguments.name)
 

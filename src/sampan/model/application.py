@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from msgspec import Struct, field
 
 from sampan.model.handles import Config, Database, Grant, Handle, Secret
 from sampan.model.location import Location, here
@@ -251,8 +252,7 @@ def _backups(workloads: Sequence[Workload]) -> list[Job]:
     return found
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(Struct, frozen=True):
     """A user's change to what is compiled for `target`. `environments` empty means all of them."""
 
     target: Any

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from sampan.model.handles.bucket import Bucket
 
 
-@dataclass(frozen=True)
-class Pool:
+class Pool(Struct, frozen=True):
     """Connections of one process to one database.
 
     `size` is the most there are at once (None: ten for a core of the pod, four at least); `waiting` is how many
@@ -22,8 +22,7 @@ class Pool:
     recycle: float = 1800.0
 
 
-@dataclass(frozen=True)
-class Backup:
+class Backup(Struct, frozen=True):
     """Backups into the bucket `to` at the times of `schedule` (cron), of which the newest `keep` stay (0: all)."""
 
     to: Bucket

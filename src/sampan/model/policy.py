@@ -7,8 +7,9 @@ The defaults are meant to be right for a call inside a cluster; a policy names w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from sampan.model.application import Service
 
 
-@dataclass(frozen=True)
-class Breaker:
+class Breaker(Struct, frozen=True):
     """When calls to a failing callee stop: after `failures` in a row, or once the share `rate` of at least `volume`
     calls within `window` seconds has failed. After `pause` seconds (twice as long after each failed probe, at most
     eight times) `probes` calls are let through; if all succeed, calls flow again."""
@@ -30,8 +30,7 @@ class Breaker:
     probes: int = 1
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """What a caller does for, and to, one callee.
 
     - `timeout`: the whole call, all attempts and all waiting; what the request being served has left may be less.
@@ -67,8 +66,7 @@ class Policy:
     forward_token: bool = False
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(Struct, frozen=True):
     """A called service with the policy for calling it, in `calls=[...]`."""
 
     service: Service | str
@@ -79,8 +77,7 @@ class Call:
         return self.service if isinstance(self.service, str) else getattr(self.service, "name", repr(self.service))
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What a service takes on from its callers; beyond it, 503 (or 429 for `rate`) and Retry-After.
 
     - `concurrency`: requests being served at most. With `adaptive` (the default) the limit in force is found by

@@ -15,10 +15,12 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
+from msgspec.structs import force_setattr, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -50,11 +52,10 @@ _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 def _tuple(thing: Any, *names: str) -> None:
     for name in names:
         value = getattr(thing, name)
-        object.__setattr__(thing, name, (value,) if isinstance(value, str) else tuple(value))
+        force_setattr(thing, name, (value,) if isinstance(value, str) else tuple(value))
 
 
-@dataclass(frozen=True, eq=False)
-class Oidc:
+class Oidc(Struct, frozen=True, eq=False):
     """JSON Web Tokens of an OpenID Connect issuer, as `Authorization: Bearer` (RFC 6750, RFC 9068).
 
     The keys come from `jwks_uri`, or from the issuer's discovery document. `audience` is what a token must be meant
@@ -82,8 +83,7 @@ def present(declared: Oidc, local: bool) -> Oidc:
     return replace(declared, issuer=declared.local, jwks_uri=None, local=None)
 
 
-@dataclass(frozen=True, eq=False)
-class Introspection:
+class Introspection(Struct, frozen=True, eq=False):
     """Opaque tokens that another server explains (RFC 7662). `credentials[key]` is our client secret there.
 
     Active answers are believed for `cache` seconds. When the server is away, requests are refused with 503.
@@ -102,8 +102,7 @@ class Introspection:
         _tuple(self, "audience")
 
 
-@dataclass(frozen=True, eq=False)
-class Password:
+class Password(Struct, frozen=True, eq=False):
     """Names and passwords over HTTP Basic (RFC 7617), kept as argon2id hashes.
 
     `users` is a Secret whose keys are names and whose values are hashes, or the import string of a function
@@ -118,8 +117,7 @@ class Password:
     threads: int = 2
 
 
-@dataclass(frozen=True, eq=False)
-class PeerIdentity:
+class PeerIdentity(Struct, frozen=True, eq=False):
     """The SPIFFE id (or subject) of a client's TLS certificate.
 
     From the connection itself, or from `x-forwarded-client-cert` when the connection comes from one of `proxies`
@@ -133,24 +131,21 @@ class PeerIdentity:
         _tuple(self, "trust_domains", "proxies")
 
 
-@dataclass(frozen=True, eq=False)
-class Rego:
+class Rego(Struct, frozen=True, eq=False):
     """A policy file in Rego (v1). The request is allowed when `query` is exactly `true`. Re-read when it changes."""
 
     path: str
     query: str = "data.policy.allow"
 
 
-@dataclass(frozen=True, eq=False)
-class Cel:
+class Cel(Struct, frozen=True, eq=False):
     """An expression in CEL over `caller` and `request`, or a `file` that holds one. Allowed when exactly `true`."""
 
     expression: str = ""
     file: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Cors:
+class Cors(Struct, frozen=True, eq=False):
     """Which browser pages of other origins may call (https://fetch.spec.whatwg.org). `origins` are exact, or "*"."""
 
     origins: Sequence[str]
@@ -164,8 +159,7 @@ class Cors:
         _tuple(self, "origins", "methods", "headers", "exposed")
 
 
-@dataclass(frozen=True)
-class Tls:
+class Tls(Struct, frozen=True):
     """The certificate of a service or job: the Kubernetes TLS Secret `secret` (None: NAME-tls) with `tls.crt`,
     `tls.key`, and in `ca.crt` the authority of those it believes, as cert-manager makes it; locally `up` does.
 
@@ -196,8 +190,7 @@ Authenticate = Oidc | Introspection | Password | PeerIdentity
 Authorize = str | Rego | Cel
 
 
-@dataclass(frozen=True, eq=False)
-class Security:
+class Security(Struct, frozen=True, eq=False):
     """What guards a service. With `authenticate`, every path needs a caller, save those of `public`.
 
     `public` and the keys of `scopes` are paths ("/catalog"), or prefixes ("/catalog/*"), of `scopes` also with a
@@ -219,7 +212,7 @@ class Security:
 
     def __post_init__(self) -> None:
         if isinstance(self.authenticate, (Oidc, Introspection, Password, PeerIdentity)):
-            object.__setattr__(self, "authenticate", (self.authenticate,))
+            force_setattr(self, "authenticate", (self.authenticate,))
         _tuple(self, "authenticate", "public", "hosts")
 
     @property

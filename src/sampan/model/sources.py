@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 import sys
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-@dataclass
-class Module:
+class Module(Struct):
     """A parsed module: its file, and its top-level names with the node that defines each."""
 
     path: Path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct, field
 
 from sampan.model.location import Location, here
 
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(Struct, frozen=True):
     """How many instances. `cpu` and `memory` are targets in percent of the request; cpu=80 if neither is set."""
 
     minimum: int = 1
@@ -25,8 +25,7 @@ class Scale:
         return self.minimum if self.maximum is None else self.maximum
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(Struct, frozen=True):
     """Requests as quantities. `limits` replaces the limits: twice the memory; four times `cpu`, at least one core."""
 
     cpu: str = "100m"
@@ -34,8 +33,7 @@ class Resources:
     limits: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """An HTTP probe; times are in seconds."""
 
     path: str
@@ -45,8 +43,7 @@ class Probe:
     delay: int = 0
 
 
-@dataclass(frozen=True)
-class Grpc:
+class Grpc(Struct, frozen=True):
     """How a service speaks gRPC. `services` ("module:function") names a function that adds them to a server:
 
         def add_services(server: grpc.aio.Server) -> None:
@@ -64,8 +61,7 @@ class Grpc:
     reflection: bool | None = None
 
 
-@dataclass(frozen=True)
-class Every:
+class Every(Struct, frozen=True):
     """A function, "module:function", that a service runs every so many `seconds`, never twice at once in a process.
 
     Each instance of the service runs it. A run starts up to `jitter` times the period late, so that instances spread.
@@ -76,8 +72,7 @@ class Every:
     jitter: float = 0.1
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(Struct, frozen=True):
     """A public path prefix, on `host` or the host of the environment. `rewrite` replaces the prefix."""
 
     path: str
@@ -85,8 +80,7 @@ class Route:
     rewrite: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Environment:
+class Environment(Struct, frozen=True, eq=False):
     """A place the application runs in, with what differs there.
 
     `values` maps a service, job, database or configuration to the fields it overrides. `namespace` defaults to the

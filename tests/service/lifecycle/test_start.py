@@ -21,11 +21,68 @@ app = load_application()
 process = Process(app.service("web"))
 process.bind(app.services)
 Runner(process, app.service("web"), app)
-print([name for name in sys.modules if name.partition(".")[0] == "nats"])
+print([name for name in sys.modules if name.partition(".")[0] in ("nats", "sqlalchemy", "watchfiles")])
+"""
+# an application that has most of what FastAPI writes into a document; told of it late, the document is the same
+DOCUMENTED = """
+import json, sys
+from sampan.service.http.models import build_when_used
+if sys.argv[1] == "late":
+    build_when_used()
+from pydantic import BaseModel
+from fastapi import Cookie, Depends, FastAPI, Header, Query
+from fastapi.openapi import models
+from fastapi.security import (
+    APIKeyHeader, HTTPBearer, OAuth2AuthorizationCodeBearer, OAuth2PasswordBearer, OpenIdConnect
+)
+
+assert models.Schema.__pydantic_complete__ is models.OpenAPI.__pydantic_complete__ is (sys.argv[1] == "now")
+assert "defer_build" not in BaseModel.model_config
+
+class Item(BaseModel):
+    name: str
+    parts: list["Item"] = []
+
+assert Item.__pydantic_complete__ and Item.model_rebuild(force=True)
+app = FastAPI(servers=[{"url": "/v1"}], openapi_tags=[{"name": "a", "externalDocs": {"url": "http://a.test"}}])
+back = FastAPI().router
+
+@back.post("{$callback_url}", responses={404: {"model": Item}})
+def told(item: Item) -> Item: ...
+
+schemes = [
+    APIKeyHeader(name="key"), HTTPBearer(), OpenIdConnect(openIdConnectUrl="http://a.test"),
+    OAuth2PasswordBearer("token", scopes={"read": "Read"}), OAuth2AuthorizationCodeBearer("a", "t", refreshUrl="r"),
+]
+
+@app.post("/items", tags=["a"], callbacks=back.routes, dependencies=[Depends(one) for one in schemes])
+def add(item: Item, agent: str = Header(), seen: str | None = Cookie(None, examples=["x"])) -> dict[str, Item]: ...
+
+@app.put("/files/{number}", deprecated=True, openapi_extra={"x-own": 1})
+def put(number: int, size: int = Query(gt=0, description="how big")) -> None: ...
+
+print(json.dumps(app.openapi()))
 """
 
 
-def test_nothing_that_only_the_broker_needs_is_imported_to_bind(
+def test_fastapi_writes_the_same_document_with_its_models_built_late(tmp_path: Path) -> None:
+    now, late = [
+        subprocess.run(
+            [sys.executable, "-c", DOCUMENTED, when],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        for when in ("now", "late")
+    ]
+    assert now.returncode == late.returncode == 0, now.stderr + late.stderr
+    assert len(now.stdout) > 2000
+    assert now.stdout == late.stdout
+
+
+def test_nothing_that_a_start_can_do_without_is_imported_to_bind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "system.py").write_text(SYSTEM.replace(', engine="mysql"', ""))

@@ -18,7 +18,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from sampan.service.telemetry import imports, otlp, settings, tracing
+from sampan import imports
+from sampan.service.telemetry import otlp, settings, tracing
 from sampan.service.telemetry.context import CURRENT, SAMPLER
 from sampan.service.telemetry.export import Exporter
 from sampan.service.telemetry.logs import Redactor

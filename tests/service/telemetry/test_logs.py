@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sampan.service.telemetry import imports
+from sampan import imports
 from sampan.service.telemetry.context import CURRENT, Context
 from sampan.service.telemetry.files import LogFile, from_environment
 from sampan.service.telemetry.logs import JsonHandler, Output, Redactor

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, overload
+
+from msgspec import Struct, field
 
 from sampan.model.handles.base import Grant, Handle
 
@@ -61,8 +62,7 @@ class ObjectCorrupt(ObjectError):
     http_status = 500
 
 
-@dataclass(frozen=True)
-class ObjectInfo:
+class ObjectInfo(Struct, frozen=True):
     """What is known of an object: `size` in bytes; `etag` changes with the content. `content_type` and `metadata` come
     from `head` and `put`, not from `scan`."""
 

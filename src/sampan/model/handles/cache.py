@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from msgspec import Struct
 
 from sampan.model.handles.base import Grant, Handle
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Local:
+class Local(Struct, frozen=True):
     """A level of the cache inside each process: at most `entries` values of `bytes` together, each for at most
     `seconds`. A change is told to every replica within milliseconds; while that news cannot come, the level is empty.
     """

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass
-class Limits:
+class Limits(Struct):
     """Sizes in bytes, times in seconds."""
 
     url: int = 8 * 1024

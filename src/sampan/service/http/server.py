@@ -9,14 +9,15 @@ from collections.abc import Generator
 from typing import Any
 
 from sampan.imports import without
+
+with without("watchfiles"):  # uvicorn looks for it to reload what is edited, which is not done here
+    import uvicorn
+
 from sampan.service.http import proxies
 from sampan.service.http.limits import Limits
 from sampan.service.http.protocol import Protocol
 from sampan.service.http.tls import ServerTls
 from sampan.service.telemetry.metrics import Registry
-
-with without("watchfiles"):  # uvicorn looks for it to reload what is edited, which is not done here
-    import uvicorn
 
 IN_FLIGHT_SECONDS = 18  # of the 30 s that a pod has to end; see lifecycle.KEPT_SECONDS
 

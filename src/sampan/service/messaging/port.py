@@ -20,9 +20,10 @@ import logging
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
+
+from msgspec import Struct, field
 
 from sampan.service.bindings import Binding, BindingError
 from sampan.service.messaging.alone import Alone
@@ -50,8 +51,7 @@ class PublishError(Exception):
     http_status = 503
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """A topic as brokers need to know it. `groups` are those the application declares: RabbitMQ keeps an event for
     the groups it knows. `keyed` topics are split into `partitions`; on Kafka every topic is."""
 
@@ -65,8 +65,7 @@ class Layout:
         return zlib.crc32(key.encode()) % self.partitions
 
 
-@dataclass(slots=True)
-class Message:
+class Message(Struct):
     """An event on its way out. `id` is the same for every copy of it."""
 
     topic: str
@@ -76,8 +75,7 @@ class Message:
     key: str = ""
 
 
-@dataclass(slots=True)
-class DeadLetter:
+class DeadLetter(Struct):
     """An event set aside: `id` is its own, `event_id` that of the event, `at` Unix seconds, `handle` the broker's."""
 
     id: str

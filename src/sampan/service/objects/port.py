@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
+
+from msgspec import Struct, field
 
 from sampan.model import ObjectInfo
 
@@ -13,8 +14,7 @@ RESERVED: Final = ".sampan"  # a first part of keys that is ours
 _MAX_KEY: Final = 1024
 
 
-@dataclass(frozen=True)
-class New:
+class New(Struct, frozen=True):
     """What is stored beside the content; only if there is no object (`absent`), or one of the etag `match`."""
 
     key: str

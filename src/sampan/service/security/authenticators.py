@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from sampan.service.security.caller import Caller
 
@@ -23,8 +24,7 @@ class Unavailable(Exception):
     """Whether they are good cannot be told now; the request is refused with 503, never let through."""
 
 
-@dataclass(frozen=True)
-class Credentials:
+class Credentials(Struct, frozen=True):
     """`scheme` is that of the Authorization header in lower case, empty without one; `value` what follows it."""
 
     scheme: str
@@ -35,8 +35,7 @@ class Credentials:
         return f"Credentials({self.scheme})"
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(Struct, frozen=True):
     """`until` is Unix time, after which the credentials must be looked at again."""
 
     caller: Caller

@@ -14,11 +14,11 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct, field
 
 START: Final = "0" * 64
 _TAIL: Final = re.compile(rb',"mac":"([0-9a-f]{64})"}\n?\Z')
@@ -37,8 +37,7 @@ def seal(key: bytes, entry: dict[str, Any]) -> tuple[bytes, str]:
     return b'%b,"mac":"%b"}\n' % (body, made.encode()), made
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(Struct, frozen=True):
     """The newest line of a log."""
 
     number: int = 0
@@ -56,8 +55,7 @@ class Head:
         return cls(int(number), mac_)
 
 
-@dataclass
-class Report:
+class Report(Struct):
     """What verification found. `fault` is the first thing wrong, empty when all is well."""
 
     lines: int = 0

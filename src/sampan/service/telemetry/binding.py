@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sampan import __version__
+from sampan.imports import when_imported
 from sampan.service.lifecycle import Stage
 from sampan.service.telemetry import settings, structured, tracing
 from sampan.service.telemetry.context import SAMPLER
-from sampan.service.telemetry.imports import when_imported
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,7 +42,7 @@ def _export(process: Process, target: settings.Target) -> None:
 
     process.redactor.add(target.headers.values())
     resource = otlp.resource(settings.resource(process.workload.name))
-    scope = otlp.scope("sampan", settings.version())
+    scope = otlp.scope("sampan", __version__)
     exporter = Exporter(target, resource, process.registry, process.redactor, scope)
     process.add(Stage.TELEMETRY, f"export of {target.signal}", exporter)
     if target.signal == "traces":

@@ -22,9 +22,9 @@ from opentelemetry.context import Context as TheirContext
 from opentelemetry.context.context import _RuntimeContext
 from opentelemetry.trace.propagation import _SPAN_KEY
 
+from sampan.imports import when_imported
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import BAGGAGE, CURRENT, SAMPLER, Context, new_span_id, new_trace_id
-from sampan.service.telemetry.imports import when_imported
 from sampan.service.telemetry.metrics import Registry
 
 _propagator: Final = W3CBaggagePropagator()

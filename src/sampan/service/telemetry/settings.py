@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct
+
+from sampan import __version__
+
 log = logging.getLogger("sampan.telemetry")
 
 Protocol = Literal["http/protobuf", "http/json", "grpc", "console"]
@@ -39,8 +43,7 @@ class Target:
     client_key: str = ""
 
 
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(Struct, frozen=True):
     """The share of new traces that is recorded, what becomes of others', and what is kept although not sampled."""
 
     ratio: float = 1.0
@@ -192,15 +195,6 @@ def sampling() -> Sampling:
     return Sampling(ratio, follow, keep, _number("SAMPAN_TRACE_SLOW_SECONDS", 1.0, 86400.0))
 
 
-def version() -> str:
-    from importlib import metadata  # not for those who export nothing: it takes 10 ms
-
-    try:
-        return metadata.version("sampan")
-    except metadata.PackageNotFoundError:  # run from a directory of sources
-        return ""
-
-
 def resource(name: str) -> dict[str, str | int]:
     """The resource of the service `name`: what OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say wins."""
     known: dict[str, str | int] = {
@@ -213,7 +207,7 @@ def resource(name: str) -> dict[str, str | int]:
         "process.pid": os.getpid(),
         "telemetry.sdk.name": "sampan",
         "telemetry.sdk.language": "python",
-        "telemetry.sdk.version": version(),
+        "telemetry.sdk.version": __version__,
     }
     found = {key: item for key, item in known.items() if item}
     found |= _pairs(os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""), "OTEL_RESOURCE_ATTRIBUTES")
