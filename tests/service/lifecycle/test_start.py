@@ -26,9 +26,9 @@ print([name for name in sys.modules if name.partition(".")[0] in ("nats", "sqlal
 # an application that has most of what FastAPI writes into a document; told of it late, the document is the same
 DOCUMENTED = """
 import json, sys
-from sampan.service.http.models import build_when_used
+from sampan.service.http.fastapi import start_sooner
 if sys.argv[1] == "late":
-    build_when_used()
+    start_sooner()
 from pydantic import BaseModel
 from fastapi import Cookie, Depends, FastAPI, Header, Query
 from fastapi.openapi import models
@@ -62,10 +62,22 @@ def add(item: Item, agent: str = Header(), seen: str | None = Cookie(None, examp
 def put(number: int, size: int = Query(gt=0, description="how big")) -> None: ...
 
 print(json.dumps(app.openapi()))
+assert ("pydantic.v1" in sys.modules) is (sys.argv[1] == "now")
+
+from pydantic import v1
+
+class Old(v1.BaseModel):
+    name: str
+
+try:
+    @app.get("/old")
+    def old(item: Old) -> None: ...
+except Exception as error:
+    print(type(error).__name__)
 """
 
 
-def test_fastapi_writes_the_same_document_with_its_models_built_late(tmp_path: Path) -> None:
+def test_fastapi_started_sooner_writes_the_same_document_and_refuses_the_same(tmp_path: Path) -> None:
     now, late = [
         subprocess.run(
             [sys.executable, "-c", DOCUMENTED, when],
@@ -80,6 +92,7 @@ def test_fastapi_writes_the_same_document_with_its_models_built_late(tmp_path: P
     assert now.returncode == late.returncode == 0, now.stderr + late.stderr
     assert len(now.stdout) > 2000
     assert now.stdout == late.stdout
+    assert now.stdout.split()[-1] == "PydanticV1NotSupportedError"
 
 
 def test_nothing_that_a_start_can_do_without_is_imported_to_bind(
