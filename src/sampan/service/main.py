@@ -22,7 +22,7 @@ from sampan.imports import uncollected
 from sampan.model import Application, Service
 from sampan.service.bindings import BindingError
 from sampan.service.http import endpoints
-from sampan.service.http.fastapi import start_sooner
+from sampan.service.http.fastapi import relieve
 from sampan.service.http.middleware import Middleware
 from sampan.service.http.order import documentation_last
 from sampan.service.lifecycle import STOP_SECONDS, Stage, StartFailure, readiness_check
@@ -41,7 +41,7 @@ _USAGE = 2
 def serve(name: str) -> int:
     """Run the service `name` of SAMPAN_APP until told to stop. 0 after a graceful stop, 2 when it cannot start."""
     started = time.perf_counter()
-    start_sooner()
+    relieve()
     try:
         with uncollected():
             application = load_application()

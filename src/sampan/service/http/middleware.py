@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import msgspec
 
 from sampan.service.http.errors import InvalidResponse
+from sampan.service.http.fastapi import Telemetry
 from sampan.service.http.ready import Ready
 from sampan.service.http.record import Span, access_line, server_spans
 from sampan.service.http.routes import Routes, watch_django
@@ -258,6 +259,7 @@ class Middleware:
         trace = sys.modules.get("opentelemetry.trace")
         provider = getattr(trace, "_TRACER_PROVIDER", None)
         self._quiet = provider is None or type(provider).__module__.startswith("sampan.")
+        Telemetry.wanted |= not self._quiet
         return self._quiet
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
