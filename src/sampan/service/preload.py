@@ -6,6 +6,8 @@ import contextlib
 import importlib
 from typing import Final
 
+from sampan.service.http.fastapi import relieve
+
 MODULES: Final = (
     "uvloop",
     "uvicorn.protocols.http.httptools_impl",
@@ -14,7 +16,6 @@ MODULES: Final = (
     "uvicorn.lifespan.on",
     "fastapi",
     "fastapi.responses",
-    "pydantic.v1",  # FastAPI looks into it at the first route
     "sqlalchemy.dialects.mysql.asyncmy",
     "sqlalchemy.dialects.sqlite.aiosqlite",
     "sqlalchemy.orm.strategies",
@@ -61,6 +62,7 @@ MODULES: Final = (
     "sampan.service.telemetry.meters",
 )
 
+relieve()
 for _name in MODULES:
     with contextlib.suppress(ImportError):  # what is not installed cannot be used either
         importlib.import_module(_name)

@@ -17,10 +17,11 @@ from sampan.cluster.kubelet import wire
 from sampan.cluster.kubelet.supervisor import ContainerSpec
 
 LIBRARIES = (
+    "sampan.service.preload",  # the first, for what it does to FastAPI as that is imported
     "asyncio", "msgspec", "json", "logging", "ssl", "uvloop", "uvicorn", "uvicorn.protocols.http.httptools_impl",
     "uvicorn.lifespan.on", "httptools", "starlette.applications", "pydantic", "fastapi", "sqlalchemy",
     "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.mysql.asyncmy", "sqlalchemy.dialects.sqlite.aiosqlite", "aiohttp",
-    "nats", "redis.asyncio", "asyncmy", "aiosqlite", "alembic", "sampan.service.preload",
+    "nats", "redis.asyncio", "asyncmy", "aiosqlite", "alembic",
 )  # fmt: skip
 
 
