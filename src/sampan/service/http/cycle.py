@@ -38,6 +38,7 @@ class Cycle(RequestResponseCycle):
         self.protocol, self.logger = protocol, protocol.logger
 
     async def run_asgi(self, app: Any) -> None:
+        self.protocol.burst.coming -= 1
         try:
             await app(self.scope, self.receive, self.send)
         except BaseException as error:
@@ -52,6 +53,7 @@ class Cycle(RequestResponseCycle):
             self.protocol.tasks.discard(self.task)
 
     async def _abandon(self) -> None:
+        self.protocol.burst.flush()
         if self.response_started:
             self.transport.close()
         else:
@@ -162,7 +164,12 @@ class Cycle(RequestResponseCycle):
             self.expected_content_length -= len(body)
             if self._held:
                 body, self._held = self._held + body, b""
-            self.transport.write(body)
+                if not (more or self.expected_content_length) and self.keep_alive and not self.protocol.pipeline:
+                    self.protocol.burst.write(self.transport, body, self.protocol.loop)
+                else:
+                    self.transport.write(body)
+            else:
+                self.transport.write(body)
         if more:
             return
         if self.expected_content_length:

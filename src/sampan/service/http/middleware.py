@@ -444,11 +444,13 @@ class Middleware:
     def _record(self, span: Span) -> None:
         pending = self._pending
         pending.append(span)
-        loop = asyncio.get_running_loop()
-        if self._timed is not loop:
-            self._timed = loop
-            loop.call_later(_FLUSH_SECONDS, self._time_over)
-        if len(pending) >= _FLUSH_COUNT:
+        count = len(pending)
+        if count == 1:  # to know the running loop is a call of the system; it is told once for all of them
+            loop = asyncio.get_running_loop()
+            if self._timed is not loop:
+                self._timed = loop
+                loop.call_later(_FLUSH_SECONDS, self._time_over)
+        elif count >= _FLUSH_COUNT:
             self.flush()
 
     def _time_over(self) -> None:

@@ -20,6 +20,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sampan.service.http.burst import Burst
 from sampan.service.http.cycle import Cycle
 from sampan.service.http.limits import Limits
 from sampan.service.http.proxies import Proxies, scheme
@@ -40,12 +41,14 @@ class Fault(Exception):
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection. `limits`, `proxies`, `refused` and `tls` are those of the server, set on a subclass of its own."""
+    """A connection. `limits`, `proxies`, `refused`, `tls` and `burst` are those of the server, set on a subclass of
+    its own."""
 
     limits = Limits()
     proxies = Proxies(())
     refused: Counter | None = None
     tls: Any = None  # connection -> the ASGI TLS extension
+    burst = Burst()
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -87,6 +90,7 @@ class Protocol(HttpToolsProtocol):
                     limit.reschedule(0)
 
     def data_received(self, data: bytes) -> None:
+        self.burst.flush()
         limits = self.limits
         if self.broken:
             self.drained += len(data)
@@ -195,6 +199,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """As uvicorn's, but the request ends its entry in `tasks` itself, which saves a turn of the loop."""
+        self.burst.coming += 1
         cycle.task = task = self.loop.create_task(cycle.run_asgi(app))
         self.tasks.add(task)
 
@@ -282,8 +287,17 @@ class Protocol(HttpToolsProtocol):
         elif self.phase == IDLE:
             self.seconds = 0
 
+    def eof_received(self) -> None:
+        """The connection is about to be closed: there is nothing more to read from it."""
+        self.burst.flush()
+
+    def shutdown(self) -> None:
+        self.burst.flush()
+        super().shutdown()
+
     def tick(self) -> None:
         """Once a second: what takes too long is ended."""
+        self.burst.flush()
         limits = self.limits
         if self.broken or self.transport.is_closing():
             return

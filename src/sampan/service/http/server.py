@@ -14,6 +14,7 @@ with without("watchfiles"):  # uvicorn looks for it to reload what is edited, wh
     import uvicorn
 
 from sampan.service.http import proxies
+from sampan.service.http.burst import Burst
 from sampan.service.http.limits import Limits
 from sampan.service.http.protocol import Protocol
 from sampan.service.http.tls import ServerTls
@@ -58,6 +59,7 @@ class Server(uvicorn.Server):
             "proxies": proxies.from_environment(),
             "refused": refused,
             "tls": staticmethod(tls.extension) if tls else None,
+            "burst": Burst(),
         }
         super().__init__(
             uvicorn.Config(
