@@ -164,7 +164,7 @@ class Cycle(RequestResponseCycle):
             self.expected_content_length -= len(body)
             if self._held:
                 body, self._held = self._held + body, b""
-                if not (more or self.expected_content_length) and self.keep_alive and not self.protocol.pipeline:
+                if not (more or self.expected_content_length) and self.keep_alive:
                     self.protocol.burst.write(self.transport, body, self.protocol.loop)
                 else:
                     self.transport.write(body)

@@ -1,4 +1,7 @@
-"""Requests that begin in one turn of the event loop: when their answers are written, and that none is lost."""
+"""Requests that begin in one turn of the event loop: when their answers are written, and that none is lost.
+
+The loops differ in what comes first, what a connection has received or what was to be called soon.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-import uvloop
 
 COUNT = 12
 Then = Callable[[int], Awaitable[None]]
-
-
-@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
-def event_loop_policy(request: pytest.FixtureRequest) -> Any:
-    """They differ in what comes first, what a connection has received or what was to be called soon."""
-    return request.param()
 
 
 class Turn:
