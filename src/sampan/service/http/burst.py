@@ -12,7 +12,7 @@ import time
 from asyncio import AbstractEventLoop
 from typing import Any, Final
 
-_WAIT: Final = 0.002  # seconds
+_WAIT: Final = 0.001  # seconds
 _now = time.perf_counter
 
 
