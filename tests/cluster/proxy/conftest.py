@@ -110,7 +110,7 @@ async def proxy(tmp_path: Path, objects: Objects, addresses: Slice) -> AsyncIter
     running = Proxy(cache, addresses, tmp_path / "proxy")
     await running.start()
     await running.envoy.ready()
-    await running.settled()
+    await running.settled(20)
     try:
         yield running
     finally:

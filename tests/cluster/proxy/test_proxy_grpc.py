@@ -45,7 +45,7 @@ async def test_each_call_of_one_connection_is_balanced(
     async with pod(addresses, 1) as one, pod(addresses, 2, one.port) as two:
         objects.put(kinds.SERVICE, make.service("echo", ip, PORTS))
         objects.put(kinds.ENDPOINT_SLICE, make.slice_of("echo", [one, two], port="grpc"))
-        assert await proxy.settled()
+        assert await proxy.settled(20)
         async with plain_client(f"{ip}:9090") as stub:
             answers = [(await stub.Order(say(""))).value for _ in range(60)]
     assert min(answers.count("1"), answers.count("2")) > 10
@@ -69,7 +69,7 @@ async def test_streams_statuses_and_deadlines_pass(proxy: Proxy, objects: Any_, 
         stub: Any = stub_
         objects.put(kinds.SERVICE, make.service("echo", ip, PORTS))
         objects.put(kinds.ENDPOINT_SLICE, make.slice_of("echo", [one], port="grpc"))
-        assert await proxy.settled()
+        assert await proxy.settled(20)
         big = "x" * 3_000_000
         assert (await stub.Order(say(big), wait_for_ready=True)).value == big
         assert [m.value async for m in stub.Down(say("a b c"))] == ["a", "b", "c"]
@@ -93,7 +93,7 @@ async def test_nobody_behind_it_is_unavailable(proxy: Proxy, objects: Any_, addr
     ip = f"127.{addresses.number}.128.42"
     objects.put(kinds.SERVICE, make.service("echo", ip, PORTS))
     objects.put(kinds.ENDPOINT_SLICE, make.slice_of("echo", [], port="grpc"))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     async with plain_client(f"{ip}:9090") as stub:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await stub.Order(say(""), timeout=10)
@@ -112,7 +112,7 @@ async def test_a_rolling_update_fails_no_call(proxy: Proxy, objects: Any_, addre
     async with contextlib.AsyncExitStack() as stack:
         current = await stack.enter_async_context(pod(addresses, 1, servicer=Echo(work)))
         objects.put(kinds.ENDPOINT_SLICE, make.slice_of("echo", [current], port="grpc"))
-        assert await proxy.settled()
+        assert await proxy.settled(20)
         stub: Any = await stack.enter_async_context(plain_client(f"{ip}:9090"))
         served, running = 0, True
 
@@ -145,7 +145,7 @@ async def test_a_server_killed_between_calls_costs_none(
     async with pod(addresses, 1) as alive, pod(addresses, 2, alive.port) as dead:
         objects.put(kinds.SERVICE, make.service("echo", ip, PORTS))
         objects.put(kinds.ENDPOINT_SLICE, make.slice_of("echo", [alive, dead], port="grpc"))
-        assert await proxy.settled()
+        assert await proxy.settled(20)
         async with plain_client(f"{ip}:9090") as stub_:
             stub: Any = stub_
             await asyncio.gather(*(stub.Order(say("")) for _ in range(8)))
@@ -166,7 +166,7 @@ async def test_an_ingress_may_lead_to_grpc(proxy: Proxy, objects: Any_, addresse
             kinds.INGRESS,
             {"metadata": {"name": "echo", "namespace": "default"}, "spec": {"rules": [{"http": {"paths": [path]}}]}},
         )
-        assert await proxy.settled()
+        assert await proxy.settled(20)
         async with plain_client(f"127.0.0.1:{proxy.ingress_port}") as stub_:
             stub: Any = stub_
             answers: set[str] = set()

@@ -51,7 +51,7 @@ async def test_rules(proxy: Proxy, objects: Any_, addresses: Slice, backends: An
         rule("*.example.com", ("/", "Prefix", "wild")),
     ]
     objects.put(kinds.INGRESS, ingress("site", rules))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     table = {
         ("", "/"): "root",
         ("", "/apiary"): "root",
@@ -88,7 +88,7 @@ async def test_rewrite_and_default_backend(
         ),
     )
     objects.put(kinds.INGRESS, ingress("foreign", [rule("shop.test", ("/", "Prefix", "api"))], ingressClassName="kong"))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     assert (await fetch(proxy.ingress_url + "/api/users?x=1", {"host": "shop.test"}))[1] == "api GET /users?x=1"
     assert (await fetch(proxy.ingress_url + "/api", {"host": "shop.test"}))[1] == "api GET /"
     assert (await fetch(proxy.ingress_url + "/other", {"host": "shop.test"}))[1] == "fallback GET /other"
@@ -101,11 +101,11 @@ async def test_a_missing_service_is_503_until_it_is_there(
     proxy: Proxy, objects: Any_, addresses: Slice, backends: Any_, make: Any_, fetch: Any_
 ) -> None:
     objects.put(kinds.INGRESS, ingress("early", [rule(None, ("/", "Prefix", "late"))]))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     status, text = await fetch(proxy.ingress_url)
     assert (status, text) == (503, 'service "late" with port 80 does not exist\n')
     await _services(objects, addresses, backends, make, "late")
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     assert (await fetch(proxy.ingress_url))[0] == 200
 
 
@@ -169,7 +169,7 @@ async def test_tls_by_server_name(
     data = _certificate(tmp_path)
     secret = {"metadata": {"name": "cert", "namespace": "default"}, "type": "kubernetes.io/tls", "data": data}
     objects.put(kinds.SECRET, secret)
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     reader, writer = await asyncio.open_connection(

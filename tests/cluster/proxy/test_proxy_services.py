@@ -49,13 +49,13 @@ async def test_traffic_follows_ready_endpoints(
     ip = f"127.{addresses.number}.128.10"
     objects.put(kinds.SERVICE, make.service("web", ip))
     objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [one]))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     assert (await fetch(f"http://{ip}/hello"))[1] == "one GET /hello"
     objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [two]))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     assert (await fetch(f"http://{ip}/"))[1] == "two GET /"
     objects.remove(kinds.SERVICE, "default/web")
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     with pytest.raises(aiohttp.ClientError):
         await fetch(f"http://{ip}/")
 
@@ -68,7 +68,7 @@ async def test_no_request_is_lost_while_endpoints_change(
     ip = f"127.{addresses.number}.128.11"
     objects.put(kinds.SERVICE, make.service("web", ip, [{"port": 8080, "name": "http"}]))
     objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [current], port="http"))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     failures: list[str] = []
     served = 0
     running = True
@@ -112,7 +112,7 @@ async def test_a_dead_endpoint_costs_no_request(
     ip = f"127.{addresses.number}.128.12"
     objects.put(kinds.SERVICE, make.service("web", ip))
     objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [alive, dead]))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     await dead.stop()
     answers = [await fetch(f"http://{ip}/", method="POST") for _ in range(20)]
     assert answers == [(200, "alive POST /")] * 20
@@ -129,9 +129,9 @@ async def test_tcp_node_ports_and_load_balancers(
     ports = [{"port": 5432, "name": "sql", "nodePort": node_port}]
     objects.put(kinds.SERVICE, make.service("db", ip, ports, type="LoadBalancer", sessionAffinity="ClientIP"))
     objects.put(kinds.ENDPOINT_SLICE, make.slice_of("db", [backend], port="sql"))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     await asyncio.sleep(0.05)
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     status = objects.of_kind("Service")[0]["status"]["loadBalancer"]["ingress"][0]["ip"]
     assert status == f"127.{addresses.number}.0.2"
     for where in (f"{ip}:5432", f"127.0.0.1:{node_port}", f"{addresses.node}:{node_port}", f"{status}:5432"):
@@ -148,7 +148,7 @@ async def test_a_load_balancer_keeps_its_address_and_gives_it_back(
     async def settle() -> None:
         for _ in range(3):  # the status that was written is an event of its own
             await asyncio.sleep(0.03)
-            assert await proxy.settled()
+            assert await proxy.settled(20)
 
     first, second = (f"127.{addresses.number}.0.{number}" for number in (2, 3))
     wanted = make.service("one", f"127.{addresses.number}.128.31", type="LoadBalancer")
@@ -179,12 +179,12 @@ async def test_what_cannot_be_bound_is_an_event_and_spoils_nothing(
         ports = [{"port": 80, "nodePort": port}, {"port": 53, "protocol": "UDP", "name": "dns"}]
         objects.put(kinds.SERVICE, make.service("web", ip, ports, type="NodePort"))
         objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [backend]))
-        assert await proxy.settled()
+        assert await proxy.settled(20)
         assert (await fetch(f"http://{ip}/"))[0] == 200
         assert (await fetch(f"http://{addresses.node}:{port}/"))[0] == 200
         await asyncio.sleep(0.5)
     await asyncio.sleep(0.5)
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     assert (await fetch(f"http://127.0.0.1:{port}/"))[0] == 200, "free again, taken up"
     await proxy._events.flush()
     assert {event["reason"] for event in objects.of_kind("Event")} == {"PortNotBindable", "ProtocolNotSupported"}
@@ -200,14 +200,14 @@ async def test_envoy_is_replaced_when_it_dies(
     ip = f"127.{addresses.number}.128.15"
     objects.put(kinds.SERVICE, make.service("web", ip))
     objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [backend]))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     pid = proxy.envoy.pid
     assert pid
     os.kill(pid, signal.SIGKILL)
     while proxy.envoy.pid in {pid, None}:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await proxy.envoy.ready()
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     assert (await fetch(f"http://{ip}/"))[0] == 200
 
 
@@ -228,7 +228,7 @@ async def test_a_privileged_port_says_how_to_allow_it_and_answers_elsewhere(
     ip = f"127.{addresses.number}.128.16"
     objects.put(kinds.SERVICE, make.service("web", ip))
     objects.put(kinds.ENDPOINT_SLICE, make.slice_of("web", [backend]))
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     assert (await fetch(f"http://{ip}:10080/"))[0] == 200
     await proxy._events.flush()
     message = objects.of_kind("Event")[0]["message"]
@@ -257,16 +257,16 @@ async def test_a_tcp_port_with_nobody_behind_refuses_and_open_connections_stay(
     empty = {**make.slice_of("db", [backend], port="sql"), "endpoints": []}
     for _ in range(3):
         objects.put(kinds.ENDPOINT_SLICE, empty)
-        assert await proxy.settled()
+        assert await proxy.settled(20)
         assert await _refused(ip, 5432)
         objects.put(kinds.ENDPOINT_SLICE, make.slice_of("db", [backend], port="sql"))
         await asyncio.sleep(0.02)
-        assert await proxy.settled()
+        assert await proxy.settled(20)
         reader, writer = await asyncio.open_connection(ip, 5432)
         writer.write(b"GET /1 HTTP/1.1\r\n\r\n")
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
     objects.put(kinds.ENDPOINT_SLICE, empty)
-    assert await proxy.settled()
+    assert await proxy.settled(20)
     writer.write(b"GET /2 HTTP/1.1\r\n\r\n")
     assert b"/2" in await asyncio.wait_for(reader.readuntil(b"/2"), 2)
     writer.close()
