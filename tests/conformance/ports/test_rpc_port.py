@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from sampan.model import Grpc
-from sampan.service.http.middleware import Refusal
+from sampan.service.http.refusal import Refusal
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, Context
 from tests.conformance.ports.rpc import PARENT, TRACE, Code, recorded, stream, until

@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from sampan.model import Limits, Service
-from sampan.service.http.middleware import Guard, Refusal
+from sampan.service.http.middleware import Guard
+from sampan.service.http.refusal import Refusal
 from sampan.service.resilience.guards import RateLimiter, Shedder, guards
 from sampan.service.telemetry.context import Context
 from sampan.service.telemetry.metrics import Registry

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from sampan.service.http.middleware import Refusal
+from sampan.service.http.refusal import Refusal
 from sampan.service.telemetry import otlp, tracing
 from sampan.service.telemetry.context import SAMPLER, from_headers
 from sampan.service.telemetry.metrics import DEFAULT_BUCKETS, MAX_SERIES, Registry

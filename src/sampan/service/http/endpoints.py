@@ -8,8 +8,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from sampan.service.http.middleware import Endpoint, Scope
+from sampan.service.http.middleware import Endpoint
 from sampan.service.http.readiness import Check, Degraded, Readiness
+from sampan.service.http.refusal import Scope
 from sampan.service.telemetry.metrics import CONTENT_TYPE, OPENMETRICS_TYPE, Registry, accepted
 
 __all__ = ["Check", "Degraded", "Readiness", "answered_by", "endpoints", "nothing"]

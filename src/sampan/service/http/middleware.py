@@ -11,8 +11,8 @@ import sys
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -20,6 +20,7 @@ from sampan.service.http.errors import InvalidResponse
 from sampan.service.http.fastapi import Telemetry
 from sampan.service.http.ready import Ready
 from sampan.service.http.record import Span, access_line, server_spans
+from sampan.service.http.refusal import Message, Receive, Refusal, Scope, Send, refuse, refuse_socket
 from sampan.service.http.routes import Routes, watch_django
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import (
@@ -51,10 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sampan.http")
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 Endpoint = Callable[[Scope], Awaitable[tuple[int, str, bytes]]]  # -> status, content type, body
@@ -66,14 +63,6 @@ _REFUSED: Final = "(refused)"  # the path label of what a guard refused, before 
 _FLUSH_SECONDS: Final = 0.05
 _FLUSH_COUNT: Final = 16  # records written in one go: some 60 us, a fraction of a request
 _CLIENT_LEFT: Final = 499  # the client left before there was an answer
-
-
-class Refusal(NamedTuple):
-    """What a guard answers in place of the application: a JSON body and further headers."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Guard(Protocol):
@@ -190,7 +179,7 @@ class Middleware:
                     refusal = await refusal
                 if refusal is not None:
                     scope["sampan.refused"] = True
-                    await _refuse(refusal, sending)
+                    await refuse(refusal, sending)
                     for kept in held:
                         await send(kept)
                     return
@@ -292,7 +281,7 @@ class Middleware:
                     refusal = await refusal
                 if refusal is not None:
                     scope["sampan.refused"] = True
-                    await _refuse_socket(scope, refusal, receive, sending)
+                    await refuse_socket(scope, refusal, receive, sending)
                     return
                 entered += 1
             del scope["method"]
@@ -477,24 +466,6 @@ class Middleware:
     def exposed(self) -> None:
         """Bring gauges up to date before an exposition."""
         self.active.set(self._in_flight)
-
-
-async def _refuse(refusal: Refusal, send: Send) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(refusal.body)).encode())]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": [*headers, *refusal.headers]})
-    await send({"type": "http.response.body", "body": refusal.body})
-
-
-async def _refuse_socket(scope: Scope, refusal: Refusal, receive: Receive, send: Send) -> None:
-    """The refusal as the answer to the handshake, where the server can send one; else the connection is closed."""
-    await receive()  # websocket.connect
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "status": refusal.status})
-        return
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(refusal.body)).encode())]
-    start = {"status": refusal.status, "headers": [*headers, *refusal.headers]}
-    await send({"type": "websocket.http.response.start", **start})
-    await send({"type": "websocket.http.response.body", "body": refusal.body})
 
 
 _ANSWERS: Final = {503: "a service or store this request needs is not available", 504: "deadline exceeded"}

@@ -16,7 +16,8 @@ from collections.abc import Awaitable
 from typing import Final
 
 from sampan.model import Limits, Service
-from sampan.service.http.middleware import Guard, Refusal, Scope, leave_nothing
+from sampan.service.http.middleware import Guard, leave_nothing
+from sampan.service.http.refusal import Refusal, Scope
 from sampan.service.resilience.adaptive import Gradient, Lag
 from sampan.service.telemetry.context import Context
 from sampan.service.telemetry.metrics import Counter, Registry

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import grpc
 
 from sampan.service.http import proxies
-from sampan.service.http.middleware import Refusal, Scope
+from sampan.service.http.refusal import Refusal, Scope
 from sampan.service.rpc import codes, credentials
 
 Metadata = tuple[tuple[str, str | bytes], ...]

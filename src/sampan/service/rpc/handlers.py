@@ -21,7 +21,8 @@ from typing import Any, Final
 import grpc
 import msgspec
 
-from sampan.service.http.middleware import Guard, Refusal, Scope
+from sampan.service.http.middleware import Guard
+from sampan.service.http.refusal import Refusal, Scope
 from sampan.service.rpc import codes, guarding
 from sampan.service.rpc.codes import DRAINING, NAMES
 from sampan.service.telemetry import tracing

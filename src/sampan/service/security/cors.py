@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from sampan.model.security import Cors
-from sampan.service.http.middleware import Refusal
+from sampan.service.http.refusal import Refusal
 
 _VARY: Final = (b"vary", b"Origin")
 _METHOD: Final = b"access-control-request-method"

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sampan.model.security import Cors, Security
-from sampan.service.http.middleware import Refusal, leave_nothing
+from sampan.service.http.middleware import leave_nothing
+from sampan.service.http.refusal import Refusal
 from sampan.service.security.authenticators import Authenticator, Credentials, Rejected, Unavailable
 from sampan.service.security.caller import AUTHORIZATION, CALLER, Caller, Request
 from sampan.service.security.cors import preflight
