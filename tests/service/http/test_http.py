@@ -110,6 +110,14 @@ async def test_the_deadline_ends_the_work_and_an_error_is_logged_once(serving: A
         assert [span.status for span in served.middleware.spans] == [504, 500]
 
 
+async def test_a_deadline_that_strikes_early_is_still_a_deadline(serving: Any) -> None:
+    """uvloop's timers count whole milliseconds, and so may go off before their time."""
+    async with serving(shop()) as served, aiohttp.ClientSession(served.url) as http:
+        for number in range(40):
+            async with http.get("/slow", headers={"x-request-timeout-ms": str(5 + number % 5)}) as reply:
+                assert (reply.status, await reply.json()) == (504, {"error": "deadline exceeded"})
+
+
 async def test_a_dependency_that_is_away_is_not_an_internal_error(serving: Any) -> None:
     async with serving(shop()) as served, aiohttp.ClientSession(served.url) as http:
         answers = {}

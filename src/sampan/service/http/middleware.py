@@ -202,7 +202,8 @@ class Middleware:
                 return
             if isinstance(failure, InvalidResponse):
                 status = 0  # nothing of what it said was sent
-            overdue = context.deadline is not None and context.deadline <= time.monotonic()
+            limit = scope.get("sampan.limit")  # uvloop's timers may go off a millisecond early
+            overdue = limit is not None and (limit.expired() or context.remaining() == 0)
             answer = 504 if overdue and type(failure) is TimeoutError else getattr(failure, "http_status", 500)
             unsent = not status or (bool(held) and answer != 500)
             if unsent:
