@@ -33,6 +33,9 @@ class Policy(Protocol):
 
     def poll(self) -> None: ...
 
+    def close(self) -> None:
+        """It judges no more; from the thread that made it."""
+
 
 def make(declared: Authorize, load: Callable[[str], Any]) -> Policy:
     """BindingError when the policy cannot be used."""
@@ -64,6 +67,8 @@ class FunctionPolicy:
             return _failed(error)
 
     def poll(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def _verdict(answer: Any) -> Verdict:
@@ -97,6 +102,9 @@ class _Reloading(ABC):
     def compile(self) -> None:
         """ValueError when the text is no policy."""
 
+    def close(self) -> None:  # noqa: B027
+        """Nothing to free."""
+
     def poll(self) -> None:
         now = self._look()
         if now is None or now == self._print:
@@ -111,6 +119,8 @@ class _Reloading(ABC):
 
 
 class RegoPolicy(_Reloading):
+    engine: Any  # of regorus
+
     def __init__(self, declared: Rego) -> None:
         super().__init__(declared.path)
         self.query = declared.query
@@ -124,15 +134,21 @@ class RegoPolicy(_Reloading):
         engine = regorus.Engine()
         try:
             engine.add_policy(self.path.name, self.path.read_text(encoding="utf-8"))
+            engine.set_input({"caller": {}, "request": {}})
+            try:
+                engine.eval_rule(self.query)
+            except RuntimeError as error:  # with real input it may well succeed
+                if "not a valid rule path" in str(error):
+                    raise ValueError(f"it has no rule {self.query}") from error
+            self.engine = engine
         except RuntimeError as error:
             raise ValueError(_plain(error)) from error
-        engine.set_input({"caller": {}, "request": {}})
-        try:
-            engine.eval_rule(self.query)
-        except RuntimeError as error:  # with real input it may well succeed
-            if "not a valid rule path" in str(error):
-                raise ValueError(f"it has no rule {self.query}") from error
-        self.engine = engine
+        finally:
+            del engine  # else the frame of an error keeps it, and it complains when another thread collects that
+
+    def close(self) -> None:
+        """Free the engine here: one that is collected in another thread complains, and stays."""
+        self.engine = None
 
     def judge(self, caller: Caller, request: Request) -> Verdict:
         try:
@@ -188,3 +204,4 @@ class Watch:
     async def stop(self) -> None:
         if self._task is not None:
             await end(self._task)
+        self.policy.close()
