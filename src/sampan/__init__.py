@@ -17,6 +17,6 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     model = import_module("sampan.model")
-    if name in model.__all__:
+    if name == "__all__" or name in model.__all__:
         return getattr(model, name)
     raise AttributeError(f"module 'sampan' has no attribute {name!r}")

@@ -79,8 +79,12 @@ def test_an_initialized_project_compiles(tmp_path: Path) -> None:
         ({"system.py": "def broken(:\n"}, "SyntaxError"),
         (
             {"system.py": 'from sampan import *\na = Application("a", services=[Service("Bad Name", asgi="x:y")])\n'},
-            "Bad Name",
+            "'Bad Name' is not a DNS label",
         ),
+        ({"system.py": 'from sampan import *\na = Service("a", agsi="x:y")\n'}, "= Service: did you mean 'asgi'?"),
+        ({"system.py": "import sampan\nl = [sampan.Scale(minimun=3)]\n"}, "= Scale: did you mean 'minimum'?"),
+        ({"system.py": "from sampan import *\na = Route(zzz=3)\n"}, "= Route: there are: path, host, rewrite"),
+        ({"system.py": "def made(): ...\nmade(x=1)\n"}, "unexpected keyword argument 'x'"),
     ],
 )
 def test_bad_projects_are_explained(tmp_path: Path, content: dict[str, str], said: str) -> None:

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
+import sampan.model
 from sampan import (
     Application,
     Cache,
     Config,
     Database,
     Environment,
+    Every,
     Grpc,
+    Handle,
     Job,
     ModelError,
     Probe,
@@ -25,7 +29,8 @@ from sampan import (
     Service,
     Topic,
 )
-from sampan.model import graph
+from sampan.model import arguments, graph
+from sampan.model.application import Workload
 from sampan.model.syntax import quantity, schedule, suggest_label
 
 ASGI = "fastapi:FastAPI"  # any import string that resolves
@@ -117,6 +122,17 @@ MISTAKES: list[tuple[Callable[[], Application], str, str]] = [
     (lambda: app(web(), jobs=[Job("j", RUN, schedule="* * * *")]), "4 fields instead of 5", "0 3"),
     (lambda: app(web(), jobs=[Job("j", RUN, uses=[topic.subscribe(RUN)])]), "subscribes to Topic", "only a service"),
     (lambda: app(web(scale=Scale(0))), "at least 0 instances", "1 or more"),
+    (lambda: app(web(scale=Scale("3"))), "has scale.minimum='3'", "a whole number"),  # type: ignore[arg-type]
+    (lambda: app(web(scale=Scale(1, True))), "has scale.maximum=True", "a whole number or None"),
+    (lambda: app(web(port="80")), "has port='80'", "a whole number"),
+    (lambda: app(web(scale=3)), "has scale=3", "a Scale or None"),
+    (lambda: app(web(egress=[443])), "has egress=[443]", "a list, each text"),
+    (lambda: app(web(resources=Resources(limits={"cpu": 1}))), "limits={'cpu': 1}", "mapping of text to text"),  # type: ignore[dict-item]
+    (lambda: app(web(background=[Every("60", RUN)])), "background[0].seconds='60'", "a number"),  # type: ignore[arg-type]
+    (lambda: app(web(uses=[Database("d", pool=5).read()])), "Database('d') has pool=5", "a Pool or None"),  # type: ignore[arg-type]
+    (lambda: app(web(), environments=[Environment("prod", host=80)]), "('prod') has host=80", "text or None"),  # type: ignore[arg-type]
+    (lambda: app(web(), environments=[Environment("prod", messaging="nat")]), "messaging='nat'", "'nats' or"),  # type: ignore[arg-type]
+    (lambda: overridden(replicas="3"), "scale.minimum='3' in environment 'prod'", "a whole number"),
     (lambda: app(web(scale=Scale(3, 2))), "from 3 to 2", "not below"),
     (lambda: app(web(scale=Scale(1, 2, cpu=150))), "cpu=150", "percentage"),
     (lambda: app(web(scale=Scale(2, cpu=50))), "nothing to scale to", "maximum"),
@@ -155,6 +171,24 @@ def test_a_mistake_is_reported(make: Callable[[], Application], message: str, re
     matching = [problem for problem in found if message in problem.message and remedy in problem.remedy]
     assert matching, "\n".join(map(str, found))
     assert all(problem.location is not None and problem.location.file == __file__ for problem in found)
+
+
+def test_annotations_are_known_while_running() -> None:
+    """What only type checkers can name is not looked at: of all that a user may give, it is `uses` alone, which a check
+    of its own looks at."""
+    values = [thing for thing in vars(sampan.model).values() if isinstance(thing, type)]
+    declared = [kind for kind in values if issubclass(kind, (Struct, Handle, Workload, Application))]
+    unknown = {
+        f"{kind.__name__}.{name}" for kind in declared for name, hint in arguments.wanted(kind).items() if hint is Any
+    }
+    assert len(declared) > 25
+    assert unknown == {"Job.uses", "Service.uses", "ObjectInfo.modified", "Patch.function", "Patch.target"}
+
+
+def test_one_text_is_a_list_of_one() -> None:
+    service = web(egress="203.0.113.0/24:443", background=RUN, readiness_checks=RUN)
+    assert (service.egress, service.background, service.readiness_checks) == (["203.0.113.0/24:443"], [RUN], [RUN])
+    assert Secret("s", "password").keys == ("password",)
 
 
 def test_all_mistakes_come_together_with_the_source_line() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 import sys
 import tomllib
 import traceback
@@ -153,7 +154,29 @@ def _import(name: str, directory: Path) -> Any:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(str(directory))]
         where = "".join(traceback.format_list(frames))
         text = "".join(traceback.format_exception_only(error)).strip()
+        if hint := _meant(error, frames[-1:]):
+            text += f"\n   = {hint}"
         raise Failure(f"cannot import {name} from {directory}\n{where}{text}", 2) from error
+
+
+def _meant(error: Exception, frames: list[traceback.FrameSummary]) -> str:
+    """Of an argument that a declaration does not have: the one that was meant, or those there are."""
+    word = re.search(r"unexpected keyword argument '(\w+)'", str(error), re.IGNORECASE)
+    if word is None or not frames:
+        return ""
+    import inspect
+
+    import sampan
+    from sampan.model.validate import nearest
+
+    frame = frames[0]
+    line = Path(frame.filename).read_bytes().splitlines()[(frame.lineno or 1) - 1]
+    called = re.match(rb"(?:\w+\.)*(\w+)\s*\(", line[frame.colno or 0 :])  # the column counts bytes
+    declares = getattr(sampan, called[1].decode(), None) if called else None
+    if declares is None:
+        return ""
+    known = [name for name in inspect.signature(declares).parameters if name not in ("self", "location")]
+    return f"{declares.__name__}: {nearest(word[1], known)}"
 
 
 def _is_application(value: Any) -> bool:

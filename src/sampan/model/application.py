@@ -11,7 +11,7 @@ from sampan.model.handles import Config, Database, Grant, Handle, Secret
 from sampan.model.location import Location, here
 from sampan.model.policy import Call, Limits
 from sampan.model.problems import ModelError, NotBound, Problem
-from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Route, Scale
+from sampan.model.values import Environment, Every, Grpc, Probe, Resources, Route, Scale, several
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ class Workload:
         self.policies = {call.name: call.policy for call in calls if isinstance(call, Call)}  # by service
         self.env = dict(env or {})
         self.resources = resources or Resources()
-        self.egress = list(egress)
+        self.egress = list(several(egress))
         self.location = here()
 
     def __repr__(self) -> str:
@@ -133,7 +133,7 @@ class Service(Workload):
         startup: Probe | None = None,
         limits: Limits | None = None,
         egress: Sequence[str] = (),
-        background: Sequence[str | Every] = (),
+        background: Every | Sequence[str | Every] = (),
         readiness_checks: Sequence[str] = (),
         security: Security | None = None,
         tls: Tls | None = None,
@@ -148,8 +148,8 @@ class Service(Workload):
         self.readiness = readiness or Probe("/ready", period=2, failures=2)
         self.liveness = liveness or Probe("/health", period=10, failures=3)
         self.startup = startup or Probe("/health", period=1, failures=60)
-        self.background = list(background)
-        self.readiness_checks = list(readiness_checks)
+        self.background = [background] if isinstance(background, (str, Every)) else list(background)
+        self.readiness_checks = list(several(readiness_checks))
         self.limits = limits or Limits()
         self._client: ServiceClient | None = None
         self.security: Security | None = None

@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
 
+from sampan.model.values import several
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -51,8 +53,7 @@ _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 def _tuple(thing: Any, *names: str) -> None:
     for name in names:
-        value = getattr(thing, name)
-        force_setattr(thing, name, (value,) if isinstance(value, str) else tuple(value))
+        force_setattr(thing, name, several(getattr(thing, name)))
 
 
 class Oidc(Struct, frozen=True, eq=False):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.model import graph, settings, syntax
 from sampan.model.application import Application, Job, Service, Workload
+from sampan.model.arguments import mistyped
 from sampan.model.handles import Config, Database, Grant, Handle, Secret, Topic
 from sampan.model.imports import check_handler, check_import
 from sampan.model.policy import faults as policy_faults
@@ -30,6 +31,8 @@ SUFFIX = {"database": "db", "cache": "cache"}
 
 def check(app: Application) -> list[Problem]:
     """Every problem, errors before warnings, otherwise in the order of the checks below."""
+    if found := mistyped(app):
+        return found  # the checks below count upon the types
     report = _Report()
     for one in CHECKS:
         one(app, report)

@@ -9,7 +9,12 @@ from msgspec import Struct, field
 from sampan.model.location import Location, here
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+
+def several(texts: str | Sequence[str]) -> tuple[str, ...]:
+    """One text is a sequence of texts to Python and its type checkers, and never meant as one here."""
+    return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
 class Scale(Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sampan.model.handles.base import Handle
+from sampan.model.values import several
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ class Secret(Handle):
 
     def __init__(self, name: str, keys: Sequence[str] = ()) -> None:
         super().__init__(name)
-        self.keys = tuple(keys)
+        self.keys = several(keys)
 
     def __getitem__(self, key: str) -> str:
         bound: BoundSecret = self._need()
