@@ -32,6 +32,10 @@ def number(value: float | None) -> str:
     return f"{value:,.{digits}f}"
 
 
+def said(row: Row) -> str:
+    return f"{number(row.value)} {row.unit}" + ("" if row.ratio is None else f", ratio {row.ratio:.2f}")
+
+
 def table(rows: Sequence[Row]) -> str:
     lines = [HEADINGS] + [
         (
@@ -58,6 +62,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([shown[0], "-" * len(shown[0]), *shown[1:]])
 
 
+def keep(rows: Sequence[Row], path: Path | None) -> None:
+    """Write what is known so far: whoever ends a long run has the rows of before."""
+    if path is not None:
+        path.write_text(json.dumps([found.as_dict() for found in rows], indent=2) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("area", nargs="?", help=f"one of: {', '.join(areas())}")
@@ -67,10 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no area {options.area!r}; there are: {', '.join(areas())}")
     rows: list[Row] = []
     failed = False
+    keep(rows, options.json)
     for area in [options.area] if options.area else areas():
         print(f"measuring {area} ...", file=sys.stderr, flush=True)
         try:
-            rows.extend(importlib.import_module(f"benchmarks.{area}").run())  # what was yielded before an error stays
+            for row in importlib.import_module(f"benchmarks.{area}").run():
+                rows.append(row)  # what was measured before an error, or before it was cut, stays
+                print(f"  {row.name}: {said(row)}", file=sys.stderr, flush=True)
+                keep(rows, options.json)
         except PeerMissing as error:
             failed = True
             print(f"{area}: not measured to its end: {error}", file=sys.stderr)
@@ -80,8 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
     print(table(rows))
     print("\nA ratio above 1 means better than the peer, which ran here at the same time.")
-    if options.json is not None:
-        options.json.write_text(json.dumps([found.as_dict() for found in rows], indent=2) + "\n")
     return 1 if failed else 0
 
 
