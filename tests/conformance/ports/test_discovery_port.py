@@ -271,7 +271,7 @@ async def test_a_half_open_connection_is_noticed_by_its_silence(own: Any, monkey
 
 
 async def test_what_is_not_renewed_ends_by_itself(own: Any) -> None:
-    option = "lease=1" if own.uri.startswith("etcd") else "ttl=1"
+    option = "lease=2" if own.uri.startswith("etcd") else "ttl=2"
     place = Place(f"{own.uri}?{option}")
     await place.add(1)
     held = await place.add(2)
@@ -290,7 +290,7 @@ async def test_what_is_not_renewed_ends_by_itself(own: Any) -> None:
 
 
 async def test_a_registration_follows_readiness_and_is_renewed_and_remade(own: Any) -> None:
-    place = Place(f"{own.uri}?lease=1&ttl=1")
+    place = Place(f"{own.uri}?lease=2&ttl=2")
     well = True
 
     async def probe() -> None:
@@ -308,9 +308,8 @@ async def test_a_registration_follows_readiness_and_is_renewed_and_remade(own: A
         well = False
         await until(lambda: not balancer.urls, "withdrawn")
         well = True
-        await until(lambda: balancer.urls, "registered again")
-        assert registration._lease is not None
-        await registration._lease.end()  # by somebody else
+        await until(lambda: balancer.urls and registration._lease is not None, "registered again")
+        await registration._lease.end()  # type: ignore[union-attr]  # by somebody else
         await until(lambda: not balancer.urls, "gone")
         await until(lambda: balancer.urls, "registered once more")
         own.kill()
