@@ -202,9 +202,8 @@ class Middleware:
                 return
             if isinstance(failure, InvalidResponse):
                 status = 0  # nothing of what it said was sent
-            limit = scope.get("sampan.limit")  # uvloop's timers may go off a millisecond early
-            overdue = limit is not None and (limit.expired() or context.remaining() == 0)
-            answer = 504 if overdue and type(failure) is TimeoutError else getattr(failure, "http_status", 500)
+            late = type(failure) is TimeoutError and context.overdue()
+            answer = 504 if late else getattr(failure, "http_status", 500)
             unsent = not status or (bool(held) and answer != 500)
             if unsent:
                 held.clear()

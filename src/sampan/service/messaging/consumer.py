@@ -17,8 +17,8 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ from sampan.service.messaging.handler import Duplicate, Function, Handler
 from sampan.service.messaging.lasttries import LastTries
 from sampan.service.messaging.letters import letter
 from sampan.service.messaging.port import ACK_SECONDS, ONLY_GROUP, Broker, Delivery, Subscription
+from sampan.service.resilience.limit import Timers
 from sampan.service.tasks import end
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, Context, arrived, from_headers
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from sampan.service.data.database import SqlDatabase
 
 log = logging.getLogger("sampan.messaging")
+
+R = TypeVar("R")
 
 _RETRY_FIRST, _RETRY_LONGEST = 0.2, 60.0
 _LAG_SECONDS: Final = 10.0
@@ -84,6 +87,7 @@ class Consumer:
                 f"the subscription to topic {topic!r} has timeout={timeout}: write seconds above 0, or None for no end"
             )
         self.timeout = timeout
+        self._timers = Timers()
         self.inbox = f"{topic}/{group}"
         labels = ("topic", "group")
         self.consumed = registry.counter("messages_consumed_total", "Deliveries handled.", (*labels, "outcome"))
@@ -245,8 +249,8 @@ class Consumer:
         await self.broker.alone.enter()
         try:
             with tracing.span(f"process {self.topic}", tracing.CONSUMER, attributes, links=links):
-                async with self._limit(context):
-                    known = await self.handler.run_many(self.database, self.inbox, [event for _, event in good], ids)
+                events = [event for _, event in good]
+                known = await self._limited(context, self.handler.run_many(self.database, self.inbox, events, ids))
         except Exception as error:
             log.info("a batch of %s failed, its events one by one: %s", self.topic, error)
             return False
@@ -292,24 +296,24 @@ class Consumer:
         try:
             attributes = {**self._attributes, "messaging.message.id": delivery.id}
             with tracing.span(f"process {self.topic}", tracing.CONSUMER, attributes):
-                async with self._limit(context):
-                    await self.handler.run(self.database, self.inbox, event, delivery.id)
+                await self._limited(context, self.handler.run(self.database, self.inbox, event, delivery.id))
         except Duplicate:
             return await self._finish(delivery, "duplicate", time.perf_counter() - started)
         except Exception as error:
             return await self._failed(delivery, error, time.perf_counter() - started)
         return await self._finish(delivery, "ok", time.perf_counter() - started)
 
-    @contextlib.asynccontextmanager
-    async def _limit(self, context: Context) -> AsyncIterator[None]:
+    async def _limited(self, context: Context, handling: Coroutine[Any, Any, R]) -> R:
         """What a handler asks of others has as long as the handler itself; what comes after it has no deadline."""
-        context.deadline = None if self.timeout is None else time.monotonic() + self.timeout
-        limit = asyncio.timeout(self.timeout)
+        if self.timeout is None:
+            return await handling
+        context.deadline = time.monotonic() + self.timeout
+        limit = self._timers.limit(self.timeout)
         try:
-            async with limit:
-                yield
+            with limit:
+                return await handling
         except TimeoutError as error:
-            if limit.expired():
+            if limit.expired:
                 raise TimeoutError(f"the handler took longer than {self.timeout:g} s") from error
             raise
         finally:

@@ -301,8 +301,7 @@ async def _ask(guard: Guard, scope: Scope, context: Context, rpc: Any) -> None:
 
 
 def _judged(failure: Exception, context: Context) -> grpc.StatusCode:
-    overdue = context.deadline is not None and context.deadline <= time.monotonic()
-    if overdue and isinstance(failure, TimeoutError):
+    if context.overdue() and isinstance(failure, TimeoutError):
         return grpc.StatusCode.DEADLINE_EXCEEDED
     return codes.of_error(failure)
 

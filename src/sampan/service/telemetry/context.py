@@ -19,6 +19,7 @@ B3, B3_TRACE, B3_SPAN, B3_SAMPLED = "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-s
 B3_FLAGS: Final = "x-b3-flags"
 
 _HEX = frozenset("0123456789abcdef")
+_TIMER: Final = 0.002  # seconds
 _getrandbits = random.getrandbits
 
 
@@ -108,6 +109,11 @@ class Context:
         """Seconds left, never below 0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
+    def overdue(self) -> bool:
+        """Whether its deadline has passed, or is so near that a timer set for it may have gone off: they count whole
+        milliseconds."""
+        return self.deadline is not None and self.deadline - _TIMER <= time.monotonic()
+
     def child(self) -> Context:
         child = Context(
             self.trace_id,
@@ -156,6 +162,7 @@ def parse_traceparent(value: str) -> tuple[str, str, bool] | None:
     return trace, parent, bool(int(flags, 16) & 1)
 
 
+_B3_HEADERS: Final = frozenset({B3, B3_TRACE, B3_SPAN, B3_SAMPLED, B3_FLAGS})
 _B3_DECISIONS: Final = {"0": False, "false": False, "1": True, "true": True, "d": True}
 
 
@@ -165,6 +172,8 @@ def parse_b3(headers: dict[str, str]) -> tuple[str, str, bool | None] | None:
     The decision is None where the caller left it to us. A caller may also send the decision alone; trace and span are
     then empty. A 64-bit trace id is filled up with zeros on the left. https://github.com/openzipkin/b3-propagation
     """
+    if _B3_HEADERS.isdisjoint(headers):
+        return None
     single = headers.get(B3, "").split("-")
     if len(single) >= 2:
         trace, span, decision = single[0], single[1], single[2] if len(single) > 2 else ""
