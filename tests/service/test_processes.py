@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -273,6 +274,51 @@ def test_what_cannot_start_says_why(
 ) -> None:
     found, output = finish(SERVE, name, directory, environment)
     assert (found, words in output) == (code, True), output
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "stack"),
+    [
+        ("def f():\n    return 1 / 0\n\napp = f()\n", "ZeroDivisionError: division by zero", "1 / 0"),
+        ("import nosuch\n", "ModuleNotFoundError: No module named 'nosuch'", "import nosuch"),
+        ("def f(:\n", "SyntaxError: invalid syntax (web.py, line 1)", "def f(:"),
+    ],
+)
+def test_a_module_that_fails_is_told_with_its_own_lines(
+    text: str, words: str, stack: str, directory: Path, environment: dict[str, str]
+) -> None:
+    (directory / "web.py").write_text(text)
+    code, output = finish(SERVE, "broken", directory, environment)
+    line = json.loads(output)
+    message = f"sampan serve broken: asgi of service 'broken', 'web:missing' cannot be imported: {words}"
+    assert (code, line["severity"], line["message"]) == (2, "FATAL", message)
+    found = line["attributes"]["exception.stacktrace"]
+    files = set(re.findall(r'File "([^"]+)"', found))
+    assert stack in found and files == {str(directory / "web.py")}
+
+
+def test_a_declaration_that_fails_is_told_with_its_own_lines(directory: Path, environment: dict[str, str]) -> None:
+    (directory / "system.py").write_text("import sampan\nsampan.Service()\n")
+    code, output = finish(SERVE, "web", directory, environment)
+    assert code == 2
+    assert output.startswith("sampan serve web: SAMPAN_APP 'system:app' cannot be imported: TypeError: ")
+    assert re.findall(r'File "([^"]+)"', output) == [str(directory / "system.py")]
+
+
+def test_the_application_of_the_directory_is_served(directory: Path, environment: dict[str, str]) -> None:
+    """As in a shell: no SAMPAN_APP, and the command itself."""
+    environment.pop("SAMPAN_APP")
+    for arguments in (["migrate", "work"], ["run", "count"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "sampan", *arguments],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_an_address_in_use_is_said(directory: Path, environment: dict[str, str], port: int) -> None:

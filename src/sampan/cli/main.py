@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 usage or bad input, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -110,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     dead.add_argument("--json", action="store_true", help="one JSON object per line, for machines")
 
     for name, help_ in (
-        ("serve", "Run one service (in a pod; SAMPAN_APP names the application)."),
+        ("serve", "Run one service (in a pod, where SAMPAN_APP names the application)."),
         ("run", "Run one job to its end (in a pod)."),
         ("migrate", "Bring one database to its newest revision (in a pod)."),
     ):
@@ -204,7 +205,16 @@ def _dead_letters(arguments: argparse.Namespace) -> int:
     return dead_letters(arguments)
 
 
+def _tell_application() -> None:
+    """In a pod SAMPAN_APP says which; elsewhere it is that of this directory."""
+    if not os.environ.get("SAMPAN_APP"):
+        from sampan.cli import project
+
+        os.environ["SAMPAN_APP"] = project.load(".").reference
+
+
 def _serve(arguments: argparse.Namespace) -> int:
+    _tell_application()
     with uncollected():
         from sampan.service.main import serve
 
@@ -212,6 +222,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _run_job(arguments: argparse.Namespace) -> int:
+    _tell_application()
     with uncollected():
         from sampan.service.job import run_job
 
@@ -219,6 +230,7 @@ def _run_job(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
+    _tell_application()
     from sampan.service.migrate import migrate, status
 
     return status(arguments.name) if arguments.status else migrate(arguments.name)

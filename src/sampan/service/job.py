@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import time
 from types import FrameType
 from typing import Any, Final
@@ -16,7 +15,7 @@ from sampan.model import Job
 from sampan.service.bindings import BindingError
 from sampan.service.lifecycle import STOP_SECONDS, StartFailure
 from sampan.service.main import run
-from sampan.service.process import Process, StartError, completed, load_application, load_string, named
+from sampan.service.process import Process, StartError, cannot_start, completed, load_application, load_string, named
 from sampan.service.telemetry import tracing
 from sampan.service.telemetry.context import CURRENT, from_headers
 from sampan.service.watchdog import Watchdog
@@ -39,8 +38,7 @@ def run_job(name: str) -> int:
             process.bind(application.services)
             function = load_string(job.run, f"run of job {name!r},")
     except (StartError, BindingError) as error:
-        print(f"sampan run {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
-        return 2
+        return cannot_start(f"run {name}", error)
     return run(_Run(process, job, function).main())
 
 

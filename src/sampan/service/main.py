@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from types import FrameType
 from typing import Any, Final
@@ -26,7 +25,7 @@ from sampan.service.http.fastapi import relieve
 from sampan.service.http.middleware import Middleware
 from sampan.service.http.order import documentation_last
 from sampan.service.lifecycle import STOP_SECONDS, Stage, StartFailure, readiness_check
-from sampan.service.process import Process, StartError, load_application, load_string, named
+from sampan.service.process import Process, StartError, cannot_start, load_application, load_string, named
 from sampan.service.resilience.guards import guards
 from sampan.service.telemetry.binding import attach
 from sampan.service.watchdog import Watchdog
@@ -50,8 +49,7 @@ def serve(name: str) -> int:
             process.bind(application.services)
             runner = Runner(process, service, application)
     except (StartError, BindingError) as error:
-        print(f"sampan serve {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
-        return _USAGE
+        return cannot_start(f"serve {name}", error)
     return run(runner.main(started))
 
 

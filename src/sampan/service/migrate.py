@@ -28,7 +28,7 @@ from sampan.service.bindings import Binding, BindingError
 from sampan.service.data import tables
 from sampan.service.data.database import SqlDatabase
 from sampan.service.main import run
-from sampan.service.process import StartError, identity, load_application, named
+from sampan.service.process import StartError, cannot_start, identity, load_application, named
 from sampan.service.telemetry import logs
 
 log = logging.getLogger("sampan.migrate")
@@ -51,8 +51,7 @@ def migrate(name: str) -> int:
         directory = find_directory(database.migrations, name) if database.migrations else None
         bound = SqlDatabase(name, binding)
     except (StartError, BindingError) as error:
-        print(f"sampan migrate {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
-        return 2
+        return cannot_start(f"migrate {name}", error)
     return run(_main(bound, binding, directory))
 
 
@@ -150,8 +149,7 @@ def status(name: str) -> int:
         expected = Expected(database.migrations, name) if database.migrations else None
         heads = [] if expected is None else sorted(expected.script.get_heads())
     except (StartError, BindingError) as error:
-        print(f"sampan migrate {name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
-        return 2
+        return cannot_start(f"migrate {name}", error)
     return run(_status(bound, heads))
 
 

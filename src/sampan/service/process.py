@@ -30,9 +30,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sampan")
 
+_USAGE: Final = 2
+_OURS: Final = os.path.dirname(__file__)  # noqa: PTH120  # pathlib is slower, at every start
+_IMPORTLIB: Final = importlib.__file__ or ""
+
 
 class StartError(Exception):
     """The process cannot start as declared; the message says what to mend."""
+
+
+class ImportFailure(StartError):
+    """A module of the user's raised while it was imported. `__cause__` is what, with the frames of his code alone."""
+
+
+def cannot_start(command: str, error: StartError | BindingError) -> int:
+    """Say why `command` cannot start. The exit code of a command that was given something wrong."""
+    if isinstance(error, ImportFailure):  # in the log: it has a stack, and may hold what must be struck out
+        log.critical("sampan %s: %s", command, error, exc_info=error.__cause__)
+    else:
+        print(f"sampan {command}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+    return _USAGE
 
 
 async def completed(function: Callable[[], Any]) -> None:
@@ -52,16 +69,27 @@ def load_string(text: str, what: str) -> Any:
         sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise StartError(f"{what} {text!r}: no module {error.name!r} in {os.getcwd()} or on the path") from error  # noqa: PTH109
-        raise
+    except Exception as error:
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent and (module_name == absent or module_name.startswith(f"{absent}.")):
+            raise StartError(f"{what} {text!r}: no module {absent!r} in {os.getcwd()} or on the path") from error  # noqa: PTH109
+        if module_name.startswith("sampan."):
+            raise
+        raise _import_failure(f"{what} {text!r}", error) from error
     try:
         for part in attribute.split("."):
             found = getattr(found, part)
     except AttributeError as error:
         raise StartError(f"{what} {text!r}: {error}") from error
     return found
+
+
+def _import_failure(what: str, error: Exception) -> ImportFailure:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith((_OURS, "<frozen importlib", _IMPORTLIB)):
+        trace = trace.tb_next
+    error.__traceback__ = trace
+    return ImportFailure(f"{what} cannot be imported: {type(error).__name__}: {error}")
 
 
 def load_application() -> Application:
