@@ -326,7 +326,9 @@ def test_an_address_in_use_is_said(directory: Path, environment: dict[str, str],
         taken.bind(("127.0.0.1", port))
         taken.listen()
         code, output = finish(SERVE, "worker", directory, environment)
-    assert code == 1 and "address already in use" in output
+    fatal = [json.loads(line)["message"] for line in output.splitlines() if "FATAL" in line]
+    assert (code, fatal) == (1, [f"cannot start: http: cannot listen on 127.0.0.1:{port}: address already in use"])
+    assert "Traceback" not in output
 
 
 FORK = """

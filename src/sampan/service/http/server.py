@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import os
 from collections.abc import Generator
 from typing import Any
 
@@ -91,7 +92,8 @@ class Server(uvicorn.Server):
         self._task = asyncio.create_task(self._serving(), name="http")
         while not self.started:
             if self._task.done():
-                await self._task
+                failed, self._task = self._task, None  # nothing is left to stop
+                await failed
                 raise RuntimeError("the HTTP server ended while starting")
             await asyncio.sleep(0.001)
 
@@ -108,7 +110,11 @@ class Server(uvicorn.Server):
         try:
             await self._serve()
         except SystemExit as end:
-            raise RuntimeError("the application's lifespan or the listening socket failed; see the log") from end
+            refused = end.__context__
+            if isinstance(refused, OSError):
+                why = os.strerror(refused.errno).lower() if refused.errno else refused
+                raise OSError(f"cannot listen on {self.config.host}:{self.config.port}: {why}") from end
+            raise RuntimeError("the application's lifespan failed; see the log") from end
 
     def ended(self) -> asyncio.Task[None]:
         """Done when the server has ended, asked to or not."""
