@@ -65,6 +65,18 @@ def test_nobody_there_is_said() -> None:
         balancer.pick()
 
 
+def test_who_failed_a_call_is_not_asked_again_while_there_is_another() -> None:
+    balancer, _ = balanced(0, 1, 2)
+    for _ in range(50):
+        assert balancer.pick(["http://u0", "http://u2"]) == "http://u1"
+        balancer.report("http://u1", True)
+    assert {balancer.pick(["http://u0", "http://u1", "http://u2"]) for _ in range(30)} == {
+        "http://u0",
+        "http://u1",
+        "http://u2",
+    }
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 10])
 def test_equal_instances_get_equal_shares(count: int) -> None:
     balancer, _ = balanced(*range(count))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -295,8 +295,8 @@ async def test_retries_go_to_another_instance(callee: Callee, proxy: FaultProxy,
         reports: list[tuple[str, bool | None]] = []  # noqa: RUF012
         urls = ["http://127.0.0.1:1", proxy.url]  # noqa: RUF012
 
-        def pick(self) -> str:
-            return self.urls.pop(0)
+        def pick(self, tried: Collection[str] = ()) -> str:
+            return next(url for url in self.urls if url not in tried)
 
         def report(self, url: str, ok: bool | None) -> None:
             self.reports.append((url, ok))

@@ -1,10 +1,11 @@
-"""Which instance of a callee gets the next call: the less busy of two taken at random, past those that keep failing."""
+"""Which instance of a callee gets the next call: the less busy of two taken at random, past those that keep failing and
+those that have failed this very call."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 from typing import Final
 
@@ -67,11 +68,13 @@ class Balancer:
         self.why = "none is registered"
         self.known.set(len(self._listed), self.service)
 
-    def pick(self) -> str:
-        """A base URL; `report` how it went. NoInstance."""
+    def pick(self, tried: Collection[str] = ()) -> str:
+        """A base URL, another than those `tried` where there is one; `report` how it went. NoInstance."""
         listed = self._listed
         if self._ejected:
             listed = self._usable()
+        if tried:
+            listed = [target for target in listed if target.url not in tried] or listed
         count = len(listed)
         if count > 2:
             first = int(random.random() * count)

@@ -11,7 +11,7 @@ import contextlib
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from typing import Any, Final, Protocol, Unpack
 
 import aiohttp
@@ -49,10 +49,10 @@ _NOT_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError
 
 
 class Endpoints(Protocol):
-    """Where the instances of a callee are (see `service/discovery`); a retry asks again and may get another."""
+    """Where the instances of a callee are (see `service/discovery`); a retry asks again and gets another."""
 
-    def pick(self) -> str:
-        """The base URL to call next. LookupError when no instance is known."""
+    def pick(self, tried: Collection[str] = ()) -> str:
+        """The base URL to call next, none of `tried` where there is another. LookupError when no instance is known."""
         ...
 
     def report(self, url: str, ok: bool | None) -> bool | None:
@@ -66,7 +66,7 @@ class Endpoints(Protocol):
 class _Call:
     """What stays the same over the attempts of one call. `deadline` is on the monotonic clock."""
 
-    __slots__ = ("body", "cut", "deadline", "headers", "method", "params", "path", "safe", "sent", "stream")
+    __slots__ = ("body", "cut", "deadline", "headers", "method", "params", "path", "safe", "sent", "stream", "tried")
 
     method: str
     path: str
@@ -78,6 +78,7 @@ class _Call:
     cut: bool  # whether the deadline is that of the request being served
     sent: int  # attempts so far
     stream: contextlib.AsyncExitStack | None  # what keeps a streamed reply open
+    tried: tuple[str, ...]  # instances it was sent to
 
 
 class _Failed(Exception):
@@ -214,7 +215,7 @@ class HttpClient:
     ) -> _Call:
         call = _Call()
         call.method, call.path, call.params, call.body = method, path, params, data
-        call.sent, call.stream = 0, None
+        call.sent, call.stream, call.tried = 0, None, ()
         call.headers = sending = dict(headers) if headers else {}
         if json is not None:
             call.body = encode(json)
@@ -294,7 +295,7 @@ class HttpClient:
         left = call.deadline - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded(self.name, "no time left")
-        base = self.url if self.endpoints is None else self._pick(self.endpoints, method)
+        base = self.url if self.endpoints is None else self._pick(self.endpoints, call)
         if breaker is not None and not breaker.allow():
             if self.endpoints is not None:
                 self.endpoints.report(base, None)
@@ -367,13 +368,16 @@ class HttpClient:
         if breaker is not None:
             breaker.settle(None if alone else good)
 
-    def _pick(self, endpoints: Endpoints, method: str) -> str:
+    def _pick(self, endpoints: Endpoints, call: _Call) -> str:
+        """Where the next attempt goes: to an instance that has had none, if there is one."""
         try:
-            return endpoints.pick()
+            base = endpoints.pick(call.tried)
+            call.tried = (*call.tried, base)
+            return base
         except LookupError as error:
             if self.breaker is not None:
                 self.breaker.abandoned()
-            self.requests.add(self.name, method, "unknown")
+            self.requests.add(self.name, call.method, "unknown")
             raise _Failed(CallError(self.name, f"no instance is known: {error}"), "unknown", True) from error
 
     def _url(self, base: str, path: str, method: str) -> tuple[URL, dict[str, tracing.Value]]:

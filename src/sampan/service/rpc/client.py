@@ -183,10 +183,11 @@ class _Method:
         if limit is not None and limit <= 0:
             self._refuse(grpc.StatusCode.DEADLINE_EXCEEDED, "no time left; nothing was sent")
         if not self._repeats:
-            return self._begin(request, limit, metadata, options)
+            return self._begin(request, limit, metadata, options, [])
+        tried: list[str] = []
 
         def begin(left: float | None) -> _Call:
-            return self._begin(request, left, metadata, options)
+            return self._begin(request, left, metadata, options, tried)
 
         return _Call(Repeated(begin, limit, owner.policy, owner.budget, self._safe), owner.name)
 
@@ -194,13 +195,16 @@ class _Method:
         self._account(code, 0.0)
         raise _error(self._owner.name, code, why)
 
-    def _begin(self, request: tuple[Any, ...], limit: float | None, metadata: Any, options: dict[str, Any]) -> _Call:
-        """One attempt."""
+    def _begin(
+        self, request: tuple[Any, ...], limit: float | None, metadata: Any, options: dict[str, Any], tried: list[str]
+    ) -> _Call:
+        """One attempt, at another instance than those `tried`, to which it is added."""
         owner = self._owner
         if owner.breaker is not None and not owner.breaker.allow():
             self._refuse(grpc.StatusCode.UNAVAILABLE, "the circuit is open after repeated failures")
         links = self._connection.links
-        link = links.pick()
+        link = links.pick(tried)
+        tried.append(link.base)
         inner = link.method(self._kind, self._path, self._how, self._options)
         attributes = {"rpc.system.name": "grpc", "rpc.method": self._path[1:], "server.address": owner.name}
         span, started = tracing.span(self._path[1:], tracing.CLIENT, attributes).begin(), time.perf_counter()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -49,12 +50,13 @@ class Links:
         self._look = 0.0
         self._closing: set[asyncio.Task[None]] = set()
 
-    def pick(self) -> Link:
-        """The link to call over. With instances, `owner.endpoints` is told how it went, by `base`."""
+    def pick(self, tried: Collection[str]) -> Link:
+        """The link to call over, to another instance than those `tried` where there is one. With instances,
+        `owner.endpoints` is told how it went, by `base`."""
         self._follow_identity()
         endpoints = self.owner.endpoints
         # instances that do not say where they speak gRPC are reached by the service's name
-        base = endpoints.pick() if endpoints is not None and endpoints.urls else ""
+        base = endpoints.pick(tried) if endpoints is not None and endpoints.urls else ""
         link = self._open.get(base)
         if link is None:
             self._leave(*(gone for gone in self._open if endpoints is not None and gone not in endpoints.urls))
