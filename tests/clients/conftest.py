@@ -128,6 +128,9 @@ async def _forget(database: Path) -> None:
 @pytest.fixture(scope="session")
 def harbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harbour]:
     found = Harbour(tmp_path_factory.mktemp("harbour"))
+    state = found.directory / ".sampan"
+    state.mkdir(mode=0o700)
+    (state / "port").write_text("16443\n")  # where no other cluster begins to look: none takes it during a restart
     try:
         found.sampan("up", "--detach")
         yield found
