@@ -98,10 +98,11 @@ def config_map(name: str) -> dict[str, Any]:
 
 def test_a_life_with_a_sudden_death_in_it(tmp_path: Path, start: Start) -> None:
     directory = tmp_path / "state"
+    directory.mkdir(mode=0o700)
+    (directory / "port").write_text("16600\n")  # where no other cluster begins to look: none takes it between two lives
     child = start(directory)
     info = ready(directory, child)
     assert set(info) >= {"pid", "server", "ingress", "slice", "version", "started"}
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE((directory / "kubeconfig").stat().st_mode) == 0o600
     call(directory, lambda client: client.create(kinds.CONFIG_MAP, config_map("kept")))
     until(lambda: "all running" in (directory / "cluster.log").read_text(), 20, "the node runs")
@@ -131,6 +132,7 @@ def test_several_directories_at_once_and_a_stop_while_starting(tmp_path: Path, s
     first, second = ready(tmp_path / "one", one), ready(tmp_path / "two", two)
     for field in ("slice", "server", "ingress"):
         assert first[field] != second[field]
+    assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o700
     one.send_signal(signal.SIGINT)  # as soon as the API answers: the node is still starting
     two.terminate()
     assert (one.wait(15), two.wait(15)) == (0, 0)
