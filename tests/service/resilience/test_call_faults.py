@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
 
-from sampan.model import Breaker
+from sampan.model import Breaker, Policy
 from sampan.service.http.client import HttpClient
 from sampan.service.http.reply import CallError, CircuitOpen, DeadlineExceeded, TooManyCalls
 from sampan.service.telemetry import tracing
@@ -306,11 +307,18 @@ async def test_retries_go_to_another_instance(callee: Callee, proxy: FaultProxy,
     assert (await client.get("/")).status == 200
     assert endpoints.reports == [("http://127.0.0.1:1", False), (proxy.url, True)]
 
+    with socket.socket() as silent:  # it takes connections, and answers nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoints.urls = [f"http://127.0.0.1:{silent.getsockname()[1]}", proxy.url]
+        hedging = HttpClient("users", "http://unused", pool, Registry(), Policy(hedge=0.05), endpoints=endpoints)
+        assert (await hedging.get("/")).status == 200
+        assert hedging.hedges.value("users", "won") == 1
+
 
 async def test_the_token_in_hand_is_passed_on_only_where_the_policy_says_so(
     callee: Callee, proxy: FaultProxy, pool: Any
 ) -> None:
-    from sampan.model import Policy
     from sampan.service.telemetry.metrics import Registry
 
     for forward in (False, True):
