@@ -49,8 +49,8 @@ class Site:
         command = [sys.executable, "-m", "sampan", *arguments]
         return subprocess.run(command, cwd=self.directory, capture_output=True, text=True, timeout=timeout, check=False)
 
-    def write(self, service: str, answer: str) -> None:
-        (self.directory / f"tiny/{service}.py").write_text(APP % answer)
+    def write(self, service: str, answer: str, first_line: str = "") -> None:
+        (self.directory / f"tiny/{service}.py").write_text(first_line + APP % answer)
 
     def fetch(self, path: str) -> str:
         info = json.loads((self.directory / ".sampan/cluster.json").read_text())
@@ -119,12 +119,40 @@ def test_in_the_foreground_an_edit_rolls_one_service_and_ctrl_c_ends_it(site: Si
         until(lambda: "not updated" in said(site) or child.poll() is not None, 40, "the mistake is shown")
         assert "not updated" in said(site), said(site)
         assert site.fetch("/") == "web two"
+        assert "up.txt" not in said(site)  # what it writes itself, into the directory it watches, is no source
     finally:
         child.send_signal(signal.SIGINT)
         code = child.wait(40)
     assert code == 130, said(site)
     until(lambda: not site.processes(), 5, "nothing is left running")
     assert (site.directory / ".sampan/cluster.db").exists()
+
+
+def test_what_fails_is_told_at_once_and_its_mending_waits_for_nothing(site: Site) -> None:
+    """Whether the first version fails, or one that is saved later. Its pod is tried again after 10 s, then ever more
+    seldom, and it has 60 s to be Ready."""
+    site.write("web", "web one", "import nosuch")
+    log = (site.directory / "up.txt").open("w")
+    command = [sys.executable, "-m", "sampan", "up", "--timeout", "60"]
+    child = subprocess.Popen(command, cwd=site.directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    log.close()
+    try:
+        for times, broken in enumerate(("import nosuch", "1 / 0"), 1):
+            until(lambda times=times: said(site).count(": web ended with exit code 2\n  | FATAL") == times, 15, "told")  # type: ignore[misc]
+            told = said(site).rpartition(": web ended")[2]
+            assert f'tiny/web.py", line 1, in <module>\n  |     {broken}\n' in told
+            assert child.poll() is None and said(site).count("all Ready") == times - 1, said(site)
+            seen = said(site).count("changed: ")
+            site.write("web", f"web {times}")
+            until(lambda seen=seen: said(site).count("changed: ") > seen, 8, "what was saved is seen")  # type: ignore[misc]
+            until(lambda times=times: said(site).count("all Ready") == times, 40, "the mended version is up")  # type: ignore[misc]
+            assert site.fetch("/") == f"web {times}"
+            if times == 1:
+                site.write("web", "broken", "1 / 0")
+    finally:
+        child.send_signal(signal.SIGINT)
+        code = child.wait(40)
+    assert code == 130, said(site)
 
 
 def test_detached_updated_pruned_killed_and_gone(site: Site) -> None:

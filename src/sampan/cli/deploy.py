@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 from collections.abc import Iterable
 
+from sampan.cli import trouble
 from sampan.cli.failure import Failure
 from sampan.cli.serving import until_served
 from sampan.cli.view import View, is_ready, reason_of
@@ -15,7 +14,7 @@ from sampan.kube.client import Client
 from sampan.kube.errors import ApiError
 from sampan.kube.informer import Informer
 from sampan.kube.kinds import Resource
-from sampan.kube.objects import Object, controller_of, is_deleting, name_of, namespace_of, parse_time
+from sampan.kube.objects import Object, controller_of, is_deleting, name_of, namespace_of, parse_time, uid_of
 
 MANAGER = "sampan"
 _FIRST = ("Namespace", "CustomResourceDefinition")
@@ -144,7 +143,7 @@ class Watcher:
     """Follows the workloads and pods of some namespaces while they come up.
 
     `started` is when the cluster process began (seconds since the epoch): what pods of an earlier life say is not
-    believed until their containers run again.
+    believed until their containers run again. `told`: the pods' uids and containers whose failure has been said.
     """
 
     def __init__(
@@ -154,6 +153,8 @@ class Watcher:
         objects: list[Object],
         default_namespace: str = "default",
         started: float | None = None,
+        *,
+        told: set[tuple[str, str]] | None = None,
     ) -> None:
         self._started = started
         self._client = client
@@ -164,6 +165,7 @@ class Watcher:
             if obj["kind"] in {resource.kind for resource in WORKLOADS}
         }
         self._namespaces = {namespace_of(obj) or default_namespace for obj in objects}
+        self._told = told if told is not None else set()
         self._changed = asyncio.Event()
         self._informers = [Informer(client, resource) for resource in (*WORKLOADS, kinds.POD)]
 
@@ -179,6 +181,7 @@ class Watcher:
                 while True:
                     self._changed.clear()
                     self._view.pods(self.pods())
+                    await self._tell_failures()
                     if self.ready():
                         break
                     await self._changed.wait()
@@ -213,41 +216,27 @@ class Watcher:
         # whole seconds: one that started in the second in which the cluster did is of this life
         return is_ready(pod) and bool(begun) and min(begun) >= int(self._started or 0)
 
+    async def _tell_failures(self) -> None:
+        """Say why a container failed, as soon as it has; once each."""
+        for pod in self.pods():
+            for container, words, earlier in trouble.failed(pod, self._started or 0.0):
+                if (uid_of(pod), container) in self._told:
+                    continue
+                self._told.add((uid_of(pod), container))
+                lines = await trouble.said(self._client, pod, container, earlier=earlier)
+                self._view.say(
+                    "\n".join([f"{name_of(pod)}: {container} {words}", *(f"  {line}" for line in lines)]),
+                    event="failing",
+                    pod=name_of(pod),
+                    namespace=namespace_of(pod),
+                    container=container,
+                )
+
     async def _why(self, timeout: float) -> str:
         lines = [f"not Ready within {timeout:.0f} s"]
         for pod in sorted(self.pods(), key=name_of):
             if is_ready(pod) or (pod.get("status") or {}).get("phase") == "Succeeded" or is_deleting(pod):
                 continue
             lines.append(f"\n{namespace_of(pod)}/{name_of(pod)}: {reason_of(pod)}")
-            lines += [f"  {text}" for text in await self._said(pod)]
+            lines += [f"  {text}" for text in await trouble.everything(self._client, pod)]
         return "\n".join(lines)
-
-    async def _said(self, pod: Object) -> list[str]:
-        status = pod.get("status") or {}
-        found = []
-        for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-            for state in (container.get("state") or {}, container.get("lastState") or {}):
-                message = (state.get("waiting") or state.get("terminated") or {}).get("message")
-                if message:
-                    found.append(f"{container['name']}: {message}")
-        fields = f"involvedObject.name={name_of(pod)}"
-        try:
-            events = (await self._client.list(kinds.EVENT, namespace_of(pod), fields=fields)).items
-        except ApiError:
-            events = []
-        found += [f"{event['reason']}: {event['message']}" for event in events if event.get("type") == "Warning"][-3:]
-        from sampan.cli.logs import tail
-
-        for container in (*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]):
-            found += [f"| {_readable(line)}" for line in await tail(self._client, pod, container["name"], 8)]
-        return found
-
-
-def _readable(line: str) -> str:
-    """A log line for people: severity and message of a JSON line, at most 240 characters."""
-    with contextlib.suppress(ValueError):
-        record = json.loads(line)
-        if isinstance(record, dict) and "message" in record:
-            error = (record.get("attributes") or {}).get("exception.type", "")
-            line = f"{record.get('severity', '')} {record['message']} {error}".strip()
-    return line if len(line) <= 240 else line[:237] + "..."

@@ -21,8 +21,10 @@ from sampan.kube.objects import Object, key_of, labels_of, name_of, namespace_of
 _LABELS = ("app.kubernetes.io/name", "app", "k8s-app", "job-name", "batch.kubernetes.io/job-name")
 
 
-async def lines(client: Client, pod: Object, container: str, *, follow: bool, tail: int) -> AsyncIterator[str]:
-    """The log of one container. Ends with the container when following. Raises ApiError."""
+async def lines(
+    client: Client, pod: Object, container: str, *, follow: bool, tail: int, previous: bool = False
+) -> AsyncIterator[str]:
+    """The log of one container, or of its run before. Ends with the container when following. Raises ApiError."""
     import aiohttp
 
     transport = client.transport
@@ -30,6 +32,8 @@ async def lines(client: Client, pod: Object, container: str, *, follow: bool, ta
     access = transport.access
     path = kinds.POD.path(namespace_of(pod), name_of(pod), "log")
     query = {"container": container, "follow": str(follow).lower(), "tailLines": str(tail)}
+    if previous:
+        query["previous"] = "true"
     authorization = access.authorization()
     headers = {"Authorization": authorization} if authorization else {}
     timeout = aiohttp.ClientTimeout(total=None if follow else 10, sock_connect=5)
@@ -50,12 +54,12 @@ async def lines(client: Client, pod: Object, container: str, *, follow: bool, ta
             yield rest.decode("utf-8", "replace")
 
 
-async def tail(client: Client, pod: Object, container: str, count: int) -> list[str]:
-    """The last lines of a container, if it has said any."""
+async def tail(client: Client, pod: Object, container: str, count: int, *, previous: bool = False) -> list[str]:
+    """The last lines of a container, or of its run before, if it has said any."""
     import aiohttp
 
     try:
-        return [line async for line in lines(client, pod, container, follow=False, tail=count)]
+        return [line async for line in lines(client, pod, container, follow=False, tail=count, previous=previous)]
     except (ApiError, aiohttp.ClientError, TimeoutError, OSError):
         return []
 

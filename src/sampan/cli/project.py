@@ -76,6 +76,17 @@ class Project:
             digest.update(str(path).encode() + b"\0" + path.read_bytes() + b"\0")
         return digest.hexdigest()[:12]
 
+    def sources(self) -> set[Path]:
+        """Those of all services and jobs."""
+        return {path for workload in self.application.workloads for path in self.sources_of(workload.name)}
+
+    def fingerprints(self) -> dict[str, str]:
+        """That of each service and job. Empty while a file is being replaced."""
+        try:
+            return {workload.name: self.fingerprint(workload.name) for workload in self.application.workloads}
+        except OSError:
+            return {}
+
 
 def load(target: str) -> Project:
     """The Application of a directory; of this one (".") it is that of SAMPAN_APP, where that is set, as in a pod.

@@ -69,6 +69,9 @@ class _Up:
         self._began = time.monotonic()
         self._ours = False
         self._issuing: Issuing | None = None
+        self._told: set[tuple[str, str]] = set()  # containers whose failure was said: uid of the pod, name
+        self._prints: dict[str, str] = {}  # of the sources, as last seen
+        self._updating: asyncio.Task[bool]  # to the version that was saved last
 
     def _say_other_network(self, info: dict[str, Any]) -> None:
         """A running cluster keeps the mode it was started with, whatever is asked for now."""
@@ -137,6 +140,7 @@ class _Up:
             self._backing = Backing(
                 engines=_engines(self._process.directory, application), issuer=self._start_issuer(application)
             )
+            self._prints = self._project.fingerprints()
             named = images.register(self._project, self._process.directory)
             self._objects = compile_application(
                 application,
@@ -183,12 +187,15 @@ class _Up:
         assert task is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
+        watching = self._project is not None and not (self._arguments.no_watch or self._arguments.detach)
+        self._updating = asyncio.create_task(self._deploy(client))
+        beside = [asyncio.create_task(self._follow_sources(client))] if watching else []
         try:
-            await self._deploy(client)
+            await self._first(beside)
             self._addresses(info)
             if self._arguments.detach:
                 return 0
-            await self._stay(client)
+            await self._stay(beside)
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         except ApiError as error:
@@ -196,14 +203,18 @@ class _Up:
         except OSError as error:
             raise Failure(f"lost the cluster: {error}\n{self._process.log_end()}") from error
         finally:
+            for task in (self._updating, *beside):
+                task.cancel()
+            await asyncio.gather(self._updating, *beside, return_exceptions=True)
             await client.transport.close()
         return 0
 
-    async def _deploy(self, client: Client) -> None:
+    async def _deploy(self, client: Client) -> bool:
+        """True when all is Ready. Raises Failure when it is not in time."""
         from sampan.cli import deploy
 
         if not self._objects:
-            return
+            return True
         began = time.monotonic()
         if self._project is not None:
             first = [obj for obj in self._objects if obj["kind"] == "Namespace"]
@@ -217,12 +228,13 @@ class _Up:
                 self._view.say(f"removed {gone}", event="removed", object=gone)
         self._view.say(f"{len(self._objects)} objects applied ({time.monotonic() - began:.2f} s)", event="applied")
         started = self._process.info().get("started") if self._ours else None
-        watcher = deploy.Watcher(client, self._view, self._objects, self._namespace, started)
+        watcher = deploy.Watcher(client, self._view, self._objects, self._namespace, started, told=self._told)
         try:
             await watcher.until_ready(self._arguments.timeout)
         finally:
             self._view.close()
         self._view.say(f"all Ready ({self._seconds()})", event="ready")
+        return True
 
     async def _create_secrets(self, client: Client) -> None:
         """Once: a password is kept, for the data behind it knows it."""
@@ -274,22 +286,31 @@ class _Up:
 
     # -- the foreground --------------------------------------------------------------------------------------------
 
-    async def _stay(self, client: Client) -> None:
-        """Until interrupted. Raises Failure when the cluster ends."""
-        watching = self._project is not None and not self._arguments.no_watch
-        self._view.say("Ctrl-C stops it" + ("; saving a source file rolls its service" if watching else ""), event="up")
-        tasks = [asyncio.create_task(self._until_ended())]
-        if watching:
-            tasks.append(asyncio.create_task(self._follow_sources(client)))
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
+    async def _first(self, beside: list[asyncio.Task[None]]) -> None:
+        """Until a version is Ready: the first, or one that was saved meanwhile. Raises Failure when the first is not in
+        time."""
+        while True:
+            version = self._updating
+            await asyncio.wait({version, *beside}, return_when=asyncio.FIRST_COMPLETED)
+            for task in beside:
                 if task.done():
                     task.result()
+            if version.done() and not version.cancelled() and version.result():
+                return
+            if version.done():
+                await asyncio.sleep(0.05)  # for the next version
+
+    async def _stay(self, beside: list[asyncio.Task[None]]) -> None:
+        """Until interrupted. Raises Failure when the cluster ends."""
+        self._view.say("Ctrl-C stops it" + ("; saving a source file rolls its service" if beside else ""), event="up")
+        ending = asyncio.create_task(self._until_ended())
+        try:
+            done, _ = await asyncio.wait({ending, *beside}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
 
     async def _until_ended(self) -> None:
         while self._process.pid() is not None:  # noqa: ASYNC110 (a lock has no event)
@@ -297,21 +318,35 @@ class _Up:
         raise Failure(f"the cluster ended:\n{self._process.log_end()}")
 
     async def _follow_sources(self, client: Client) -> None:
+        """A new version for each change of what images are made of; other files may be written here, such as our own
+        output. What is saved next does not wait until this one is Ready, or never will be."""
         from watchfiles import DefaultFilter, awatch
-
-        from sampan.kube.errors import ApiError
 
         assert self._project is not None
         ignored = sorted({*DefaultFilter.ignore_dirs, *project.IGNORED})
         directory = self._project.directory
         async for changes in awatch(directory, watch_filter=DefaultFilter(ignore_dirs=ignored), debounce=300, step=50):
-            names = ", ".join(sorted({os.path.relpath(path, directory) for _, path in changes})[:5])
-            self._view.say(f"changed: {names}", event="changed")
-            try:
-                self._reload()
-                await self._deploy(client)
-            except (Failure, ApiError, OSError) as failure:
-                self._view.say(f"not updated: {failure}", event="failed")  # the version before goes on running
+            prints = self._project.fingerprints()
+            if prints and prints == self._prints:
+                continue
+            self._prints = prints
+            self._updating.cancel()
+            await asyncio.wait({self._updating})
+            sources = {str(path) for path in self._project.sources()}
+            names = sorted({os.path.relpath(path, directory) for _, path in changes if path in sources})
+            self._view.say(f"changed: {', '.join(names[:5]) or 'the sources'}", event="changed")
+            self._updating = asyncio.create_task(self._update(client))
+
+    async def _update(self, client: Client) -> bool:
+        """Whether the sources as they are now run, and are Ready."""
+        from sampan.kube.errors import ApiError
+
+        try:
+            self._reload()
+            return await self._deploy(client)
+        except (Failure, ApiError, OSError) as failure:
+            self._view.say(f"not updated: {failure}", event="failed")  # the version before goes on running
+            return False
 
     def _reload(self) -> None:
         """Load the application anew: modules of the project are forgotten first."""
