@@ -47,6 +47,14 @@ def own(directory: Path) -> None:
         os.chown(directory, nobody.pw_uid, nobody.pw_gid)
 
 
+def runs(pid: str) -> bool:
+    """Whether a process is there, and has not ended unnoticed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class Postgres(Server):
     """`uri` is of the database `postgres`. Its directory lies outside pytest's, which others may not enter."""
 
@@ -70,6 +78,14 @@ class Postgres(Server):
     def start(self) -> None:
         super().start()
         until(self.answers, 30, "PostgreSQL answers")
+
+    def kill(self) -> None:
+        """The processes of its connections end a moment later; until then another server cannot start on the data."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        left = children.read_text().split() if children.exists() else []
+        super().kill()
+        until(lambda: not any(map(runs, left)), 30, "the end of its connections")
 
     def remove(self) -> None:
         self.stop()
