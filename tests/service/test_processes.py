@@ -137,11 +137,16 @@ def command(what: tuple[str, str], name: str) -> list[str]:
     return [sys.executable, "-c", CALL.format(*what, name)]
 
 
-def finish(what: tuple[str, str], name: str, directory: Path, environment: dict[str, str]) -> tuple[int, str]:
+def ended(command: list[str], directory: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a command and what it wrote."""
     done = subprocess.run(
-        command(what, name), cwd=directory, env=environment, capture_output=True, text=True, timeout=30, check=False
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     return done.returncode, done.stdout + done.stderr
+
+
+def finish(what: tuple[str, str], name: str, directory: Path, environment: dict[str, str]) -> tuple[int, str]:
+    return ended(command(what, name), directory, environment)
 
 
 class Running:
@@ -309,16 +314,8 @@ def test_the_application_of_the_directory_is_served(directory: Path, environment
     """As in a shell: no SAMPAN_APP, and the command itself."""
     environment.pop("SAMPAN_APP")
     for arguments in (["migrate", "work"], ["run", "count"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "sampan", *arguments],
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        code, output = ended([sys.executable, "-m", "sampan", *arguments], directory, environment)
+        assert code == 0, output
 
 
 def test_an_address_in_use_is_said(directory: Path, environment: dict[str, str], port: int) -> None:
@@ -356,17 +353,9 @@ print(min(times))
 
 
 def test_forks_of_a_warm_parent_serve_at_once(directory: Path, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORK],
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.splitlines()[-1]) < 0.5
+    code, output = ended([sys.executable, "-c", FORK], directory, environment)
+    assert code == 0, output
+    assert float(output.splitlines()[-1]) < 0.5
 
 
 def test_only_what_is_used_is_imported(directory: Path, environment: dict[str, str]) -> None:

@@ -34,7 +34,6 @@ log = logging.getLogger("sampan")
 
 _BUDGET_SECONDS: Final = 28.0  # the rest of the 30 s is for the interpreter to end
 _MOST_DRAIN: Final = 20.0
-_USAGE = 2
 
 
 def serve(name: str) -> int:
